@@ -1,0 +1,181 @@
+"""The one place that reads and writes a run's files.
+
+Every file is written under a temporary name and renamed, so a reader never meets half a file. Every JSON carries
+`schema_version`; arrays are `.npz`, read with `allow_pickle=False`. One file a step, of that step only.
+
+With A probe articles, L layers, H heads, N MLP hidden neurons, D model width, and "positions" one of `summary`
+(queries that predict summary tokens) and `all` (every real position), a run holds in `interpretability_metrics/`:
+
+run.json            configuration as resolved, versions, git commit, device, seed, data fingerprint, and
+                    `model` {layers, heads, width, neurons, parameters}, `probe` {ids, texts}, `finished` (bool).
+step_NNNNNN.json    step, epoch, `attention_metrics` (names), `positions` (names),
+                    `scalars` {name: number}            (losses, learning rate, means: what TensorBoard shows),
+                    `gradients` null or {total, layers: [L], embeddings, final_norm}: L2 norms before clipping,
+                    `weights` {matrix name: {layer: int or null, absolute, relative}}: ||W - W0||_F and its ratio.
+step_NNNNNN.npz     float32 unless said otherwise; per probe article, so that every interval can be recomputed:
+                    attention/<metric>/<positions>     (A, L, H); metrics and units: summlens.metrics.attention
+                    activation/<site>/mean_abs/<positions>, activation/<site>/l2/<positions>   (A, L), where the site
+                      residual is (A, L + 1): index 0 is the embeddings, index l the output of block l
+                    head_output_norm/<positions>       (A, L, H)
+                    neuron/mean, neuron/max, neuron/std, neuron/positive_share        (L, N) over summary positions
+                    latent/residual                    (A, L + 1, D) mean residual stream over summary positions
+                    weights_by_head/<q|k|v|o>/absolute, .../relative                   (L, H)
+                    loss/summary                       (A,) nats a token of the reference summary
+evaluation.json     `articles` n, `settings` {...}, `systems` {name: {label, scores {score: {mean, low, high}}}},
+                    `comparisons` [{a, b, score, difference, low, high, p_value, effect}] with difference = a - b.
+                    Scores are in points (x 100) where they are shares: rouge1 rouge2 rougeL rougeLsum meteor ...
+predictions.jsonl   a row an article: id, article, reference, `summaries` {system: text},
+                    `scores` {system: {score: value}}, `finished` {system: bool}, and
+                    outlet and kind where the data name them.
+latent_space.json   names, settings and intervals of the arrays in latent_space.npz (see summlens.latent_space).
+causal.json         ablation and patching.
+"""
+
+import io
+import json
+import os
+import re
+import zipfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from summlens.errors import UserError
+
+SCHEMA_VERSION = 1
+_MEND = "delete it and run the script that writes it again"
+
+
+@dataclass(frozen=True)
+class Step:
+    """What was captured at one optimiser step: `info` is the JSON, `arrays` the `.npz` (keys: module docstring)."""
+
+    step: int
+    info: dict
+    arrays: dict[str, np.ndarray]
+
+
+class Run:
+    """The files of one experiment below `root` (the value of `--output-dir`)."""
+
+    def __init__(self, root: str | Path):
+        self.root = Path(root)
+        self.metrics = self.root / "interpretability_metrics"
+        self.visualizations = self.root / "visualizations"
+        self.logs = self.root / "logs"
+        self.images = self.root / "images"
+        self.checkpoints = self.root / "checkpoints"
+        self.model_outputs = self.root / "model_outputs"
+
+    def write_json(self, name: str, payload: dict) -> Path:
+        """Write `payload` as interpretability_metrics/`name`, with the schema version; NaN and infinity become null."""
+        text = json.dumps(_finite({"schema_version": SCHEMA_VERSION, **payload}), indent=1, ensure_ascii=False)
+        return write_atomically(self.metrics / name, text.encode())
+
+    def read_json(self, name: str) -> dict:
+        """The payload of interpretability_metrics/`name`. Raises UserError where it is absent, damaged or too new."""
+        path = self.metrics / name
+        try:
+            payload = json.loads(_read(path))
+        except ValueError:
+            raise UserError(f"{path} is damaged (not valid JSON): {_MEND}") from None
+        version = payload.get("schema_version") if isinstance(payload, dict) else None
+        if version != SCHEMA_VERSION:
+            raise UserError(
+                f"{path} has schema version {version}, this program reads {SCHEMA_VERSION}: "
+                "make the run again, or read it with the version that wrote it"
+            )
+        return payload
+
+    def write_arrays(self, name: str, arrays: dict[str, np.ndarray]) -> Path:
+        """Write named arrays as interpretability_metrics/`name` (compressed `.npz`)."""
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, **arrays)
+        return write_atomically(self.metrics / name, buffer.getvalue())
+
+    def read_arrays(self, name: str) -> dict[str, np.ndarray]:
+        """The arrays of interpretability_metrics/`name`. Raises UserError if it is absent or damaged."""
+        path = self.metrics / name
+        try:
+            with np.load(io.BytesIO(_read(path)), allow_pickle=False) as archive:
+                return {key: archive[key] for key in archive.files}
+        except (ValueError, zipfile.BadZipFile, EOFError, KeyError):
+            raise UserError(f"{path} is damaged (not a whole .npz): {_MEND}") from None
+
+    def has(self, name: str) -> bool:
+        return (self.metrics / name).is_file()
+
+    def write_step(self, step: int, info: dict, arrays: dict[str, np.ndarray]) -> None:
+        """Write one captured step. The JSON comes last: a step exists when its JSON does."""
+        self.write_arrays(f"step_{step:06d}.npz", arrays)
+        self.write_json(f"step_{step:06d}.json", {"step": step, **info})
+
+    def steps(self) -> list[int]:
+        """The captured steps, ascending."""
+        found = (re.fullmatch(r"step_(\d+)\.json", path.name) for path in self.metrics.glob("step_*.json"))
+        return sorted(int(match[1]) for match in found if match)
+
+    def read_step(self, step: int) -> Step:
+        name = f"step_{step:06d}"
+        return Step(step, self.read_json(f"{name}.json"), self.read_arrays(f"{name}.npz"))
+
+    def delete_steps_after(self, step: int) -> None:
+        """Forget captures beyond `step`: a run that resumes from there will make them again."""
+        for later in self.steps():
+            if later > step:
+                for suffix in (".json", ".npz"):  # the JSON first: without it the step does not exist
+                    (self.metrics / f"step_{later:06d}{suffix}").unlink(missing_ok=True)
+
+    def write_predictions(self, rows: Iterable[dict]) -> Path:
+        lines = (json.dumps(_finite(row), ensure_ascii=False) + "\n" for row in rows)
+        return write_atomically(self.metrics / "predictions.jsonl", "".join(lines).encode())
+
+    def read_predictions(self) -> Iterator[dict]:
+        path = self.metrics / "predictions.jsonl"
+        for number, line in enumerate(_read(path).split(b"\n"), start=1):
+            if line:
+                try:
+                    yield json.loads(line)
+                except ValueError:
+                    raise UserError(f"{path} is damaged at line {number}: {_MEND}") from None
+
+
+def write_atomically(path: Path, content: bytes) -> Path:
+    """Write `content` to `path` so that `path` holds either its old or its whole new content, whatever happens."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise UserError(f"{path} is not there: run ./run_experiment.sh (or the script that writes it) first") from None
+
+
+def _finite(value):
+    """JSON has no NaN or infinity; they are written as null, which every reader understands."""
+    if isinstance(value, dict):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    if isinstance(value, np.ndarray):
+        return _finite(value.tolist())
+    if isinstance(value, (float, np.floating)):
+        return float(value) if np.isfinite(value) else None
+    if isinstance(value, np.integer):
+        return int(value)
+    if isinstance(value, np.bool_):
+        return bool(value)
+    return value
