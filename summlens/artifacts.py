@@ -11,7 +11,9 @@ run.json            configuration as resolved, versions, git commit, device, see
 step_NNNNNN.json    step, epoch, `attention_metrics` (names), `positions` (names),
                     `scalars` {name: number}            (losses, learning rate, means: what TensorBoard shows),
                     `gradients` null or {total, layers: [L], embeddings, final_norm}: L2 norms before clipping,
-                    `weights` {matrix name: {layer: int or null, absolute, relative}}: ||W - W0||_F and its ratio.
+                    `weights` {matrix name: {layer: int or null, absolute, relative}}: ||W - W0||_F and its ratio,
+                    `log` [{step, loss, eval_loss, learning_rate, grad_norm}] since the step captured before, each entry
+                    with what was logged then (loss: mean over the steps since the last entry, nats a target token).
 step_NNNNNN.npz     float32 unless said otherwise; per probe article, so that every interval can be recomputed:
                     attention/<metric>/<positions>     (A, L, H); metrics and units: summlens.metrics.attention
                     activation/<site>/mean_abs/<positions>, activation/<site>/l2/<positions>   (A, L), where the site

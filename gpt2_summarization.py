@@ -1,0 +1,36 @@
+#!/usr/bin/env python3
+"""Fine-tune a GPT-like model to summarise, look inside it while it learns, and compare it with what it was before.
+
+Writes interpretability_metrics/, logs/, checkpoints/ and model_outputs/ below --output-dir.
+"""
+
+from summlens.config import parse_command_line
+from summlens.errors import one_line_errors
+
+if __name__ == "__main__":
+    with one_line_errors():
+        config, options = parse_command_line(description=__doc__)
+
+        # Only now what takes seconds to import: --help and a wrong option are answered at once.
+        from summlens import comparison, experiment, training
+
+        experiment.start_logging()
+        if options.summarize:
+            print(comparison.summarize_file(options.summarize, config))
+            raise SystemExit
+
+        experiment.announce(config)
+        run = experiment.open_run(config, options.resume)
+        study = experiment.prepare(config, run)
+
+        if experiment.state_of(run) in ("new", "training"):
+            experiment.announce_estimate(study)
+            experiment.record(study, "training")
+            fine_tuned = training.fine_tune(study, options.resume, comparison.sampler(study))
+            training.save_model(fine_tuned, study.tokenizer, run)
+            experiment.record(study, "trained")
+
+        fine_tuned = experiment.load_fine_tuned(study)
+        scores = comparison.compare(study, {"zero_shot": study.base, "fine_tuned": fine_tuned})
+        experiment.record(study, "finished")
+        experiment.last_words(study, scores)
