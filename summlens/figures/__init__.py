@@ -1,0 +1,67 @@
+"""Every figure of a run, made from saved files only. `CATALOGUE` is the list; `rundata.load` reads the run."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from summlens.figures import heads, latent, over_time, parts, scores
+from summlens.figures.picture import Picture, save, styled
+from summlens.figures.rundata import Missing, RunData, load
+
+__all__ = ["CATALOGUE", "SECTIONS", "Entry", "Missing", "Picture", "RunData", "load", "save", "styled"]
+
+TRAIN, ANALYSE = "python gpt2_summarization.py", "python analyze_latent_space.py"
+
+SECTIONS = {  # key: (title, what the section is about)
+    "summaries": ("Summaries", "Are the summaries better, and than what?"),
+    "heads": ("Attention heads", "Which heads look elsewhere after fine-tuning, and by how much?"),
+    "representations": ("Representations", "Where in the model does the picture of an article change?"),
+    "parts": ("Activations, neurons, weights", "What moved inside, and where?"),
+    "training": ("Training", "Did training go as it should?"),
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A figure that can be made: its file stem, its section, what makes its data, and the function that draws it."""
+
+    name: str
+    title: str
+    section: str
+    command: str
+    draw: Callable[[RunData], Picture]
+
+
+CATALOGUE = (
+    Entry("scores", "Scores of every system, with intervals", "summaries", TRAIN, scores.scores),
+    Entry("heads_ranking", "The ten heads that moved most", "heads", TRAIN, heads.ranking),
+    Entry("heads_evolution", "Heads over the steps (GIF)", "heads", TRAIN, heads.evolution),
+    Entry("heads_slider", "Heads over the steps, with a slider (HTML)", "heads", TRAIN, heads.slider),
+    *(
+        Entry(f"heads_{key}", f"{heads.BY_KEY[key].title}, by head", "heads", TRAIN, partial(heads.heatmap, key=key))
+        for key in heads.DRAWN
+    ),
+    Entry("temporal_metrics", "Attention metrics by layer over the steps", "heads", TRAIN, over_time.temporal_metrics),
+    Entry(
+        "representation_similarity",
+        "RSA and CKA, base against fine-tuned",
+        "representations",
+        ANALYSE,
+        latent.similarity,
+    ),
+    Entry(
+        "representation_over_steps",
+        "RSA and CKA over the steps",
+        "representations",
+        ANALYSE,
+        latent.similarity_over_steps,
+    ),
+    Entry("logit_lens", "Logit lens by layer", "representations", ANALYSE, latent.logit_lens),
+    Entry("latent_umap", "Joint 3D UMAP (HTML and GIF)", "representations", ANALYSE, latent.umap),
+    Entry("activations", "Activation magnitudes by site and layer", "parts", TRAIN, parts.activations),
+    Entry("neurons", "MLP neurons: the most changed and all", "parts", TRAIN, parts.neurons),
+    Entry("weight_change", "Weight change by matrix", "parts", TRAIN, parts.weight_change),
+    Entry("weight_change_heads", "Weight change by head", "parts", TRAIN, parts.weight_change_heads),
+    Entry("training_curves", "Losses and learning rate", "training", TRAIN, over_time.training_curves),
+    Entry("gradient_norms", "Gradient norms by layer over the steps", "training", TRAIN, over_time.gradient_norms),
+)

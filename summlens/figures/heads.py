@@ -1,0 +1,434 @@
+"""Attention heads: layer x head heatmaps at both ends of the run, and how they got there."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.colors import ListedColormap, Normalize
+
+from summlens.figures.picture import Picture, chosen_frames, gif, new_figure
+from summlens.figures.rundata import Change, Missing, RunData, change, interval
+from summlens.figures.style import (
+    ACCENT,
+    DIVERGING,
+    INK,
+    MUTED,
+    UNCERTAIN,
+    diverging_norm,
+    plotly_template,
+    sequential_map,
+    sequential_norm,
+)
+
+ARTICLES_ONLY = "The interval is over probe articles; it does not cover another training seed."
+RASTER_CELLS = 400  # larger heatmaps are an image inside the SVG: thousands of paths would make the report heavy
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How a per-head metric is written about. `divergence` metrics are zero by definition before fine-tuning."""
+
+    key: str
+    title: str
+    unit: str
+    meaning: str
+    digits: int = 3
+    divergence: bool = False
+
+    @property
+    def arrays(self) -> str:
+        """The metric's key in a step's arrays, over summary positions."""
+        return f"{self.key}/summary" if self.key == "head_output_norm" else f"attention/{self.key}/summary"
+
+    @property
+    def no_sink(self) -> str | None:
+        """The same without the first token, where there is such a variant."""
+        plain = self.key in ("head_output_norm", "first_token_share")
+        return None if plain else f"attention/{self.key}_no_sink/summary"
+
+
+METRICS = (
+    Metric("kl", "KL divergence from base", "bits", "how far attention moved from the base model's", divergence=True),
+    Metric("js", "Jensen–Shannon divergence from base", "bits, 0 to 1", "KL's bounded sibling", divergence=True),
+    Metric("entropy", "Attention entropy", "bits", "how widely a query spreads its attention", 2),
+    Metric("normalized_entropy", "Normalized attention entropy", "0 to 1", "entropy over its largest possible value"),
+    Metric("sparsity", "Attention sparsity (Gini)", "0 to 1", "how few tokens receive most of the attention"),
+    Metric("copy_score", "Copy score", "share", "attention on earlier occurrences of the token about to be written"),
+    Metric("head_output_norm", "Head output norm", "model units", "how much a head adds to the residual stream", 2),
+    Metric("first_token_share", "Attention on the first token", "share", "the sink, which says little"),
+    Metric("previous_token_share", "Attention on the previous token", "share", "local attention"),
+    Metric("article_share", "Attention on the article", "share", "reading the source"),
+    Metric("summary_share", "Attention on the summary so far", "share", "reading what has been written"),
+    Metric("distance", "Attention distance", "tokens", "mean distance between query and key", 1),
+)
+BY_KEY = {metric.key: metric for metric in METRICS}
+DRAWN = ("kl", "js", "entropy", "normalized_entropy", "sparsity", "copy_score", "head_output_norm")
+
+
+def heatmap(data: RunData, key: str) -> Picture:
+    """Base, fine-tuned and change of one metric over layers and heads, with the variant without the sink beside it
+    where a verdict differs in some head (for a divergence: always)."""
+    metric = BY_KEY[key]
+    data.needs_training()
+    plain = change(data, metric.arrays)
+    bare = _optional_change(data, metric.no_sink)
+    differs = np.zeros(plain.change.shape, bool) if bare is None else plain.verdict != bare.verdict
+    rows = [("as defined", plain)]
+    if bare is not None and (metric.divergence or differs.any()):
+        rows.append(("first token removed", bare))
+    figure = _draw_divergence(metric, rows) if metric.divergence else _draw_change(metric, rows, differs)
+    return Picture(
+        f"heads_{metric.key}",
+        metric.title,
+        _finding(metric, plain, data),
+        _reading(metric, plain, len(rows) > 1, differs, data),
+        f"{ARTICLES_ONLY} {_multiplicity(metric, plain)}".strip(),
+        figure=figure,
+    )
+
+
+def _optional_change(data: RunData, key: str | None) -> Change | None:
+    try:
+        return change(data, key) if key else None
+    except Missing:
+        return None
+
+
+def _finding(metric: Metric, result: Change, data: RunData) -> str:
+    if not np.isfinite(result.change).any():
+        return f"{metric.title} could not be measured in any head."
+    layer, head = np.unravel_index(np.nanargmax(np.abs(result.change)), result.change.shape)
+    known = np.isfinite(result.change).sum()
+    value = (
+        f"{result.change[layer, head]:{'' if metric.divergence else '+'}.{metric.digits}f} "
+        f"[{result.low[layer, head]:.{metric.digits}f}, {result.high[layer, head]:.{metric.digits}f}] {metric.unit}"
+    )
+    if metric.divergence:
+        if np.nanmax(np.abs(result.change)) < 1e-6:
+            return f"No head's attention differs from the base model's: every {metric.title} is zero."
+        median = np.nanmedian(result.change)
+        return (
+            f"Head {layer}.{head} moved most: {value}; the median head moved {median:.{metric.digits}f} {metric.unit}."
+        )
+    rose, fell = (result.verdict > 0).sum(), (result.verdict < 0).sum()
+    if not rose + fell:
+        return f"No head's {_lower(metric.title)} changed beyond its 95 % interval ({known} heads)."
+    return (
+        f"{metric.title} rose in {rose} and fell in {fell} of {known} heads beyond the 95 % interval; "
+        f"head {layer}.{head} changed most, by {value}."
+    )
+
+
+def _lower(title: str) -> str:
+    return title if title[1:2].isupper() else title[0].lower() + title[1:]
+
+
+def _reading(metric: Metric, result: Change, two_rows: bool, differs: np.ndarray, data: RunData) -> str:
+    text = f"One cell a head, in {metric.unit}: {metric.meaning}. Mean over the summary positions of n = "
+    text += f"{data.articles} probe articles, step {data.steps[0]} (base) and step {data.steps[-1]} (fine-tuned). "
+    text += "Layers and heads count from 0. "
+    if metric.divergence:
+        text += (
+            "Both panels share one scale; on the right the first token's share is removed and the rest renormalised."
+        )
+    else:
+        text += "Grey in the change: the paired 95 % interval contains zero."
+        if two_rows:
+            text += (
+                f" Second row: the same without the first token; the {int(differs.sum())} ringed heads "
+                "get another verdict there."
+            )
+    if not np.isfinite(result.change).all():
+        text += " A cross marks a head without a value."
+    return text
+
+
+def _multiplicity(metric: Metric, result: Change) -> str:
+    if metric.divergence:
+        return "A divergence is never negative, so any training at all raises it: read it beside a control."
+    expected = 0.05 * np.isfinite(result.change).sum()
+    return f"By chance alone about {expected:.0f} of these heads would leave their interval."
+
+
+def cells(axes, values: np.ndarray, **options):
+    """Draw (L, H) values as one cell a head, layer 0 on top, with a cross where a value is missing."""
+    layers, heads = values.shape
+    mesh = axes.pcolormesh(
+        np.arange(heads + 1) - 0.5,
+        np.arange(layers + 1) - 0.5,
+        np.ma.masked_invalid(values),
+        rasterized=values.size > RASTER_CELLS,
+        **options,
+    )
+    rows, columns = np.nonzero(~np.isfinite(values))
+    if rows.size:
+        axes.scatter(columns, rows, marker="x", s=14, linewidths=0.8, color=MUTED)
+    axes.set(xlim=(-0.5, heads - 0.5), ylim=(layers - 0.5, -0.5))
+    axes.set_xticks(_ticks(heads))
+    axes.set_yticks(_ticks(layers))
+    axes.grid(False)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    return mesh
+
+
+def _ticks(count: int) -> range:
+    return range(0, count, 1 if count <= 12 else 2 if count <= 26 else 4)
+
+
+def _size(layers: int, rows: int) -> float:
+    return rows * float(np.clip(0.2 * layers + 1.0, 1.9, 4.6))
+
+
+def _draw_divergence(metric: Metric, rows: list) -> object:
+    values = [result.fine_tuned for _, result in rows]
+    figure = new_figure(8.0 if len(rows) > 1 else 4.6, _size(len(values[0]), 1) + 0.5)
+    panels = figure.subplots(1, len(rows), squeeze=False)[0]
+    norm = Normalize(0, max(sequential_norm(*values).vmax, 1e-9))
+    for axes, (label, result) in zip(panels, rows, strict=True):
+        mesh = cells(axes, result.fine_tuned, cmap=sequential_map(), norm=norm)
+        axes.set(title=label[0].upper() + label[1:], xlabel="head")
+    panels[0].set_ylabel("layer")
+    _bar(figure, mesh, panels, f"{metric.key.upper()} ({metric.unit})")
+    return figure
+
+
+def _draw_change(metric: Metric, rows: list, differs: np.ndarray) -> object:
+    layers, _ = rows[0][1].change.shape
+    figure = new_figure(9.2, _size(layers, len(rows)) + 0.4)
+    grid = figure.subplots(len(rows), 3, squeeze=False)
+    for panels, (label, result) in zip(grid, rows, strict=True):
+        norm = sequential_norm(result.base, result.fine_tuned)
+        for axes, values, title in zip(panels, (result.base, result.fine_tuned), ("Base", "Fine-tuned"), strict=False):
+            mesh = cells(axes, values, cmap=sequential_map(), norm=norm)
+            axes.set_title(title if len(rows) == 1 else f"{title}, {label}")
+        _bar(figure, mesh, panels[:2], metric.unit)
+        mesh = cells(panels[2], result.change, cmap=DIVERGING, norm=diverging_norm(result.change))
+        panels[2].set_title("Change")
+        uncertain = np.where((result.verdict == 0) & np.isfinite(result.change), 1.0, np.nan)
+        if np.isfinite(uncertain).any():
+            cells_over(panels[2], uncertain)
+        _bar(figure, mesh, panels[2], f"change ({metric.unit})")
+        if len(rows) > 1:
+            y, x = np.nonzero(differs)
+            panels[2].scatter(x, y, s=16, facecolors="none", edgecolors=INK, linewidths=0.9)
+        panels[0].set_ylabel("layer")
+    for axes in grid[-1]:
+        axes.set_xlabel("head")
+    return figure
+
+
+def cells_over(axes, mask: np.ndarray) -> None:
+    """Grey the cells where `mask` is 1 (NaN elsewhere)."""
+    layers, heads = mask.shape
+    axes.pcolormesh(
+        np.arange(heads + 1) - 0.5,
+        np.arange(layers + 1) - 0.5,
+        np.ma.masked_invalid(mask),
+        cmap=ListedColormap([UNCERTAIN]),
+        rasterized=mask.size > RASTER_CELLS,
+        label="interval contains 0",
+    )
+
+
+def _bar(figure, mesh, axes, label: str) -> None:
+    bar = figure.colorbar(mesh, ax=axes, label=label, aspect=28, pad=0.02)
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(length=2)
+
+
+# --- over the steps
+
+
+def _evolution(data: RunData) -> tuple[np.ndarray, np.ndarray]:
+    """(S, L, H) KL from base, and change of normalized entropy since the first capture."""
+    data.needs_training()
+    kl, entropy = (data.heads.get(BY_KEY[key].arrays) for key in ("kl", "normalized_entropy"))
+    if kl is None or entropy is None:
+        raise Missing("attention KL or normalized entropy was not captured")
+    return kl, entropy - entropy[0]
+
+
+def evolution(data: RunData) -> Picture:
+    """The two heatmaps as a GIF over the steps, colour scales fixed for the whole run."""
+    kl, entropy = _evolution(data)
+    layers, heads = data.shape
+    chosen = chosen_frames(len(data.steps))
+    figure = new_figure(7.6, _size(layers, 1) + 0.9)
+    left, right = figure.subplots(1, 2)
+    mesh_kl = cells(left, kl[-1], cmap=sequential_map(), norm=Normalize(0, max(sequential_norm(kl).vmax, 1e-9)))
+    mesh_entropy = cells(right, entropy[-1], cmap=DIVERGING, norm=diverging_norm(entropy))
+    left.set(title="KL divergence from base", xlabel="head", ylabel="layer")
+    right.set(title="Change in normalized entropy", xlabel="head")
+    _bar(figure, mesh_kl, left, "bits")
+    _bar(figure, mesh_entropy, right, "change (0 to 1)")
+    counter = figure.suptitle(f"step {data.steps[-1]:>6}", x=0.02, ha="left", fontsize=10, color=ACCENT)
+    frames = _frames(figure, [mesh_kl, mesh_entropy], [kl, entropy], counter, data.steps, chosen)
+    skipped = "" if len(chosen) == len(data.steps) else f" ({len(chosen)} of {len(data.steps)} captures)"
+    layer, head = _most(kl[-1])
+    half = _half_way(kl[:, layer, head], data.steps)
+    return Picture(
+        "heads_evolution",
+        "How the heads changed while training",
+        f"Head {layer}.{head}, which ends furthest from base, had covered half of its way by step {half}.",
+        f"Each frame is a capture{skipped}; colour scales are fixed, so that frames compare. Mean over the summary "
+        f"positions of n = {data.articles} probe articles.",
+        "Means without intervals: the heatmaps below carry them.",
+        animation=gif(frames, milliseconds=max(80, min(500, 8000 // len(chosen)))),
+    )
+
+
+def _most(values: np.ndarray) -> tuple[int, int]:
+    filled = np.where(np.isfinite(values), values, -np.inf)
+    layer, head = np.unravel_index(np.argmax(filled), values.shape)
+    return int(layer), int(head)
+
+
+def _half_way(values: np.ndarray, steps: list[int]) -> int:
+    return steps[int(np.argmax(np.nan_to_num(values) >= 0.5 * np.nan_to_num(values[-1])))]
+
+
+def _frames(figure, meshes, series, counter, steps, chosen) -> list[np.ndarray]:
+    """RGB frames. Axes, labels and colour bars are drawn once; each frame repaints only the cells and the counter."""
+    changing = [*meshes, counter]
+    for artist in changing:
+        artist.set_animated(True)
+    canvas = figure.canvas
+    canvas.draw()
+    figure.set_layout_engine("none")
+    background = canvas.copy_from_bbox(figure.bbox)
+    frames = []
+    for index in chosen:
+        canvas.restore_region(background)
+        for mesh, values in zip(meshes, series, strict=True):
+            mesh.set_array(np.ma.masked_invalid(values[index]))
+        counter.set_text(f"step {steps[index]:,} of {steps[-1]:,}")
+        for artist in changing:
+            (artist.axes or figure).draw_artist(artist)
+        frames.append(np.asarray(canvas.buffer_rgba())[..., :3].copy())
+    return frames
+
+
+def slider(data: RunData) -> Picture:
+    """The KL heatmap with a slider over the steps (plotly)."""
+    import plotly.graph_objects as go
+
+    kl, _ = _evolution(data)
+    chosen = chosen_frames(len(data.steps))
+    layers, heads = data.shape
+    common = {
+        "x": list(range(heads)),
+        "y": list(range(layers)),
+        "colorscale": "YlGnBu",
+        "zmin": 0.0,
+        "zmax": float(max(np.nanmax(kl), 1e-9)),
+        "xgap": 1,
+        "ygap": 1,
+        "hovertemplate": "head %{y}.%{x}<br>KL %{z:.4f} bits<extra></extra>",
+        "colorbar": {"title": {"text": "bits"}, "thickness": 12, "outlinewidth": 0},
+    }
+    rounded = np.round(kl.astype(float), 5)
+    names = [str(data.steps[index]) for index in chosen]
+    traces = [go.Heatmap(z=_json(rounded[index]), **common) for index in chosen]
+    plot = go.Figure(traces[-1], frames=[go.Frame(data=[t], name=n) for t, n in zip(traces, names, strict=True)])
+    still = {"mode": "immediate", "frame": {"duration": 0, "redraw": True}, "transition": {"duration": 0}}
+    plot.update_layout(
+        template=plotly_template(),
+        height=int(np.clip(30 * layers + 190, 320, 900)),
+        xaxis={"title": "head", "dtick": 1 if heads <= 16 else 4, "showgrid": False, "zeroline": False},
+        yaxis={"title": "layer", "autorange": "reversed", "dtick": 1 if layers <= 16 else 4, "showgrid": False},
+        sliders=[
+            {
+                "active": len(names) - 1,
+                "currentvalue": {"prefix": "step "},
+                "pad": {"t": 36},
+                "steps": [{"label": n, "method": "animate", "args": [[n], still]} for n in names],
+            }
+        ],
+    )
+    layer, head = _most(kl[-1])
+    return Picture(
+        "heads_slider",
+        "The same, step by step",
+        f"At the last step head {layer}.{head} is furthest from base: {kl[-1, layer, head]:.3f} bits.",
+        f"Move the slider to a step; point at a cell for its number. KL divergence from base in bits, mean over the "
+        f"summary positions of n = {data.articles} probe articles; one colour scale for all steps.",
+        "Means without intervals.",
+        plot=plot,
+    )
+
+
+def _json(values: np.ndarray) -> list:
+    """Nested lists with None for NaN, as plotly draws a gap."""
+    return [[None if not np.isfinite(value) else float(value) for value in row] for row in values]
+
+
+# --- the table
+
+
+@dataclass(frozen=True)
+class HeadRow:
+    """Everything about one head. `numbers[key]` = (base, fine-tuned, change, low, high) of each metric there is."""
+
+    layer: int
+    head: int
+    numbers: dict[str, tuple[float, float, float, float, float]]
+    weights: dict[str, float]  # relative change of the head's slice of q, k, v, o
+
+    @property
+    def name(self) -> str:
+        return f"{self.layer}.{self.head}"
+
+
+def most_changed(data: RunData, count: int = 10) -> list[HeadRow]:
+    """The heads whose attention moved most, by KL over the summary positions, with every number about them."""
+    data.needs_training()
+    kl = change(data, BY_KEY["kl"].arrays).change
+    order = np.argsort(-np.nan_to_num(kl, nan=-1.0), axis=None, kind="stable")[:count]
+    places = [tuple(int(i) for i in np.unravel_index(index, kl.shape)) for index in order]
+    numbers = {place: {} for place in places}
+    for metric in METRICS:
+        for key, stored in ((metric.key, metric.arrays), (f"{metric.key}_no_sink", metric.no_sink)):
+            result = _optional_change(data, stored)
+            if result is None or result.change.shape != kl.shape:
+                continue
+            table = np.stack([result.base, result.fine_tuned, result.change, result.low, result.high], -1)
+            for place in places:
+                numbers[place][key] = tuple(float(number) for number in table[place])
+    weights = {
+        matrix: data.last.arrays[f"weights_by_head/{matrix}/relative"]
+        for matrix in "qkvo"
+        if f"weights_by_head/{matrix}/relative" in data.last.arrays
+    }
+    return [
+        HeadRow(*place, numbers[place], {matrix: float(values[place]) for matrix, values in weights.items()})
+        for place in places
+    ]
+
+
+def ranking(data: RunData) -> Picture:
+    """The ten heads that moved most, with their intervals."""
+    data.needs_training()
+    before, after = data.ends(BY_KEY["kl"].arrays)
+    mean, low, high = (values.ravel() for values in interval(after.astype(np.float64) - before))
+    order = np.argsort(-np.nan_to_num(mean, nan=-1.0), kind="stable")[:10]
+    heads = after.shape[2]
+    names = [f"{index // heads}.{index % heads}" for index in order]
+    figure = new_figure(6.4, 0.28 * len(order) + 0.8)
+    axes = figure.subplots()
+    y = np.arange(len(order))
+    axes.hlines(y, low[order], high[order], color=ACCENT, linewidth=2, alpha=0.45)
+    axes.plot(mean[order], y, "o", color=ACCENT, markersize=5)
+    axes.set(ylim=(len(order) - 0.5, -0.5), xlabel="KL divergence from base (bits)", ylabel="head (layer.head)")
+    axes.set_xlim(left=0)
+    axes.set_yticks(y, names)
+    axes.grid(axis="y", visible=False)
+    share = np.nansum(mean[order]) / max(np.nansum(mean), 1e-12)
+    return Picture(
+        "heads_ranking",
+        "The heads that moved most",
+        f"These {len(order)} of {mean.size} heads hold {100 * share:.0f} % of all movement; {names[0]} leads with "
+        f"{mean[order[0]]:.3f} [{low[order[0]]:.3f}, {high[order[0]]:.3f}] bits.",
+        f"Points are means over the summary positions of n = {data.articles} probe articles, bars 95 % intervals.",
+        ARTICLES_ONLY,
+        figure=figure,
+    )

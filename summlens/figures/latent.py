@@ -1,0 +1,253 @@
+"""Representations: RSA and CKA, the logit lens, and the joint UMAP projection."""
+
+import numpy as np
+from matplotlib.colors import Normalize
+
+from summlens.figures.heads import ARTICLES_ONLY, cells
+from summlens.figures.over_time import BAND_RESAMPLES, chosen_layers, line
+from summlens.figures.picture import Picture, gif, new_figure
+from summlens.figures.rundata import Missing, RunData, interval
+from summlens.figures.style import ACCENT, BASE, MUTED, depth_colors, plotly_template, sequential_map
+
+MEASURES = {"rsa": "RSA", "cka": "debiased linear CKA"}
+SYMBOLS = ("circle", "square", "diamond", "cross", "x", "circle-open", "square-open", "diamond-open")
+ILLUSTRATION = (
+    "UMAP is an illustration: distances in it are not to scale. The claims quote numbers from the full space."
+)
+
+
+def _array(data: RunData, key: str) -> np.ndarray:
+    if key not in data.latent_arrays:
+        raise Missing(f"{key} is not in latent_space.npz")
+    return data.latent_arrays[key]
+
+
+def similarity(data: RunData) -> Picture:
+    """RSA and CKA between every layer of base and of fine-tuned, and layer by layer with intervals."""
+    present = [measure for measure in MEASURES if f"{measure}/base_fine_tuned" in data.latent_arrays]
+    if not present:
+        raise Missing("rsa/base_fine_tuned is not in latent_space.npz")
+    figure = new_figure(9.2, 3.1)
+    panels = figure.subplots(1, len(present) + 1, width_ratios=[1] * len(present) + [1.15])
+    for axes, measure in zip(panels, present, strict=False):
+        matrix = _array(data, f"{measure}/base_fine_tuned").astype(float)
+        norm = Normalize(min(0.0, float(np.nanmin(matrix))) if np.isfinite(matrix).any() else 0.0, 1.0)
+        mesh = cells(axes, matrix, cmap=sequential_map(), norm=norm)
+        axes.set(title=MEASURES[measure][0].upper() + MEASURES[measure][1:], xlabel="fine-tuned layer")
+        axes.set_aspect("equal")
+        bar = figure.colorbar(mesh, ax=axes, aspect=20, pad=0.03, shrink=0.8)
+        bar.outline.set_visible(False)
+    panels[0].set_ylabel("base layer")
+    sentences = []
+    for measure, color in zip(present, (ACCENT, "#d55e00"), strict=False):
+        if f"{measure}/same_layer" not in data.latent_arrays:
+            continue
+        mean, low, high = _array(data, f"{measure}/same_layer").astype(float)
+        line(panels[-1], range(len(mean)), mean, color, MEASURES[measure], (low, high))
+        if np.isfinite(mean).any():
+            least = int(np.nanargmin(mean))
+            sentences.append(
+                f"{MEASURES[measure]} is lowest at layer {least}: {mean[least]:.2f} [{low[least]:.2f}, "
+                f"{high[least]:.2f}]"
+            )
+    panels[-1].set(title="Same layer, base against fine-tuned", xlabel="layer (0: embeddings)")
+    panels[-1].set_ylim(top=1.02)
+    panels[-1].legend()
+    found = "; ".join(sentences)
+    return Picture(
+        "representation_similarity",
+        "Representations, base against fine-tuned",
+        f"Between the same layers of base and fine-tuned, {found}." if found else "No similarity has an interval.",
+        "1 is the same geometry of the probe articles, 0 is unrelated. RSA correlates (Spearman) the two sets of "
+        f"distances between articles; CKA compares the features themselves. n = {_articles(data)} probe articles, "
+        "mean over summary positions.",
+        ARTICLES_ONLY,
+        figure=figure,
+    )
+
+
+def _articles(data: RunData) -> int | str:
+    probe = data.info.get("probe") or {}
+    return data.articles or len(probe.get("ids") or []) or "unknown"
+
+
+def similarity_over_steps(data: RunData) -> Picture:
+    """RSA and CKA of every captured step against step 0, a line a layer."""
+    present = [measure for measure in MEASURES if f"{measure}/steps" in data.latent_arrays]
+    if not present:
+        raise Missing("rsa/steps is not in latent_space.npz")
+    steps = _array(data, "steps")
+    figure = new_figure(8.0, 2.9)
+    panels = figure.subplots(1, len(present), squeeze=False, sharey=True)[0]
+    sentences = []
+    for axes, measure in zip(panels, present, strict=True):
+        values = _array(data, f"{measure}/steps").astype(float)
+        colors = depth_colors(values.shape[1])
+        for layer in chosen_layers(values.shape[1]):
+            line(axes, steps, values[:, layer], colors[layer], f"layer {layer}")
+        axes.set(title=f"{MEASURES[measure][0].upper()}{MEASURES[measure][1:]} with step 0", xlabel="optimiser step")
+        if np.isfinite(values[-1]).any():
+            least = int(np.nanargmin(values[-1]))
+            half = np.nanmax(1 - values[:, least]) / 2
+            reached = steps[int(np.argmax(1 - values[:, least] >= half))]
+            sentences.append(
+                f"{MEASURES[measure]} of layer {least} ends at {values[-1, least]:.2f} and had fallen half-way by "
+                f"step {reached}"
+            )
+    panels[-1].legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    found = "; ".join(sentences)
+    return Picture(
+        "representation_over_steps",
+        "Representations over the steps",
+        f"{found[0].upper()}{found[1:]}." if found else "No similarity is finite.",
+        f"Each captured step against step 0, n = {_articles(data)} probe articles. Layer 0 is the embeddings.",
+        "No interval is saved for the steps; the figure above carries it for the last one.",
+        figure=figure,
+    )
+
+
+def logit_lens(data: RunData) -> Picture:
+    """Loss and rank of the target when each layer is read out through the final norm and the unembedding."""
+    figure = new_figure(8.0, 2.9)
+    panels = figure.subplots(1, 2)
+    losses = {}
+    for axes, kind, unit in zip(panels, ("loss", "rank"), ("nats per token", "mean rank (1 is best)"), strict=True):
+        for model, color, label in (("base", BASE, "base"), ("fine_tuned", ACCENT, "fine-tuned")):
+            values = _array(data, f"logit_lens/{model}/{kind}").astype(float)
+            mean, low, high = interval(values, BAND_RESAMPLES)
+            line(axes, range(values.shape[1]), mean, color, label, (low, high))
+            if kind == "loss":
+                losses[model] = values
+        axes.set(title=f"{kind.capitalize()} of the target", xlabel="layer (0: embeddings)", ylabel=unit)
+    panels[1].set_yscale("log")
+    panels[0].legend()
+    mean, low, high = interval(losses["fine_tuned"] - losses["base"])
+    apart = np.nonzero((low > 0) | (high < 0))[0]
+    finding = "At no layer does the fine-tuned model's read-out differ from base beyond its 95 % interval."
+    if apart.size:
+        most = apart[np.argmax(np.abs(mean[apart]))]
+        finding = (
+            f"The models differ first at layer {apart[0]} and most at layer {most}, by {mean[most]:+.2f} "
+            f"[{low[most]:.2f}, {high[most]:.2f}] nats a target token."
+        )
+    return Picture(
+        "logit_lens",
+        "Logit lens",
+        finding,
+        "Each layer's residual stream through the final norm and the unembedding: how well it already predicts the "
+        f"reference summary's next token. n = {len(losses['base'])} probe articles; bands are 95 % intervals.",
+        ARTICLES_ONLY + " Early layers are not trained to be read this way.",
+        figure=figure,
+    )
+
+
+def _projection(data: RunData) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    points = _array(data, "projection/umap3").astype(float)
+    step, layer, article = (_array(data, f"projection/{name}") for name in ("step", "layer", "article"))
+    known = np.isfinite(points).all(axis=1)
+    if not known.any():
+        raise Missing("projection/umap3 holds no finite point")
+    return points[known], step[known], layer[known], article[known]
+
+
+def umap(data: RunData) -> Picture:
+    """The joint 3D UMAP: interactive (plotly) and as a rotating GIF (matplotlib)."""
+    points, step, layer, article = _projection(data)
+    steps, layers = np.unique(step), np.unique(layer)
+    return Picture(
+        "latent_umap",
+        "Latent space in three dimensions",
+        f"{len(points):,} article vectors of {len(layers)} layers at {len(steps)} steps in one joint projection.",
+        f"A point is one probe article at one layer and step (n = {len(np.unique(article))} articles), coloured by "
+        "step; a line follows the mean of a layer's articles from the first step to the last. Click a layer in the "
+        "legend to hide it.",
+        ILLUSTRATION,
+        plot=_umap_plot(data, points, step, layer, article),
+        animation=_umap_gif(points, step, layer),
+    )
+
+
+def _paths(points: np.ndarray, step: np.ndarray, layer: np.ndarray, one: int) -> np.ndarray:
+    """(steps, 3) the mean of that layer's points at each step."""
+    inside = layer == one
+    return np.stack([points[inside & (step == s)].mean(axis=0) for s in np.unique(step[inside])])
+
+
+def _umap_plot(data: RunData, points, step, layer, article):
+    import plotly.graph_objects as go
+
+    layers = np.unique(layer)
+    shown = set(layers[chosen_layers(len(layers), 4)].tolist())
+    plot = go.Figure()
+    top = int(step.max()) or 1
+    for index, one in enumerate(layers.tolist()):
+        inside = layer == one
+        visible = True if one in shown else "legendonly"
+        name = "embeddings" if one == 0 else f"layer {one}"
+        plot.add_scatter3d(
+            x=np.round(points[inside, 0], 3).tolist(),
+            y=np.round(points[inside, 1], 3).tolist(),
+            z=np.round(points[inside, 2], 3).tolist(),
+            mode="markers",
+            name=name,
+            legendgroup=name,
+            visible=visible,
+            marker={
+                "size": 3,
+                "symbol": SYMBOLS[index % len(SYMBOLS)],
+                "color": step[inside].tolist(),
+                "colorscale": "Viridis",
+                "cmin": 0,
+                "cmax": top,
+                "showscale": index == 0,
+                "colorbar": {"title": {"text": "step"}, "thickness": 12, "x": 1.0, "len": 0.6},
+            },
+            customdata=np.stack([step[inside], article[inside]], axis=1).tolist(),
+            hovertemplate=f"{name}<br>step %{{customdata[0]}}<br>probe article %{{customdata[1]}}<extra></extra>",
+        )
+        path = _paths(points, step, layer, one)
+        plot.add_scatter3d(
+            x=path[:, 0].tolist(),
+            y=path[:, 1].tolist(),
+            z=path[:, 2].tolist(),
+            mode="lines",
+            legendgroup=name,
+            showlegend=False,
+            visible=visible,
+            hoverinfo="skip",
+            line={"color": MUTED, "width": 4},
+        )
+    titles = {f"{axis}axis": {"title": {"text": f"UMAP {n}"}} for n, axis in enumerate("xyz", start=1)}
+    plot.update_layout(
+        template=plotly_template(),
+        height=560,
+        margin={"l": 0, "r": 0, "t": 8, "b": 8},
+        scene=titles,
+        legend={"orientation": "h", "y": 0.0, "yanchor": "top"},
+    )
+    return plot
+
+
+def _umap_gif(points, step, layer, frames: int = 40) -> bytes:
+    """A full turn. At most 1,500 points: more would be a cloud, and slow to draw."""
+    keep = np.random.default_rng(0).permutation(len(points))[:1500]
+    figure = new_figure(4.8, 4.4)
+    axes = figure.add_subplot(projection="3d")
+    axes.scatter(*points[keep].T, c=step[keep], cmap="viridis", vmin=0, s=7, alpha=0.75, linewidths=0)
+    layers = np.unique(layer)
+    for one in layers[chosen_layers(len(layers), 6)]:
+        path = _paths(points, step, layer, one)
+        axes.plot(*path.T, color=MUTED, linewidth=1)
+        axes.text(*path[-1], f"{one}", fontsize=8)
+    for axis, n in ((axes.xaxis, 1), (axes.yaxis, 2), (axes.zaxis, 3)):
+        axis.set_ticklabels([])
+        axis.set_label_text(f"UMAP {n}", fontsize=8)
+        axis.set_pane_color((1, 1, 1, 0))
+    figure.suptitle("Colour: step (dark is base). Numbers: layers.", fontsize=8, color=MUTED)
+    figure.set_layout_engine("none")
+    images = []
+    for index in range(frames):
+        axes.view_init(elev=18, azim=360 * index / frames)
+        figure.canvas.draw()
+        images.append(np.asarray(figure.canvas.buffer_rgba())[..., :3].copy())
+    return gif(images, milliseconds=90)

@@ -1,0 +1,173 @@
+"""Training seen from outside (losses, learning rate, gradients) and inside (layer means of the metrics) over steps."""
+
+import numpy as np
+
+from summlens.figures.heads import ARTICLES_ONLY, BY_KEY
+from summlens.figures.picture import Picture, new_figure
+from summlens.figures.rundata import Missing, RunData, interval
+from summlens.figures.style import ACCENT, BASE, CATEGORIES, depth_colors
+
+BAND_RESAMPLES = 300  # bands are drawn a pixel or two wide: more resamples would not be seen
+MOST_LINES = 6
+TEMPORAL = ("kl", "normalized_entropy", "sparsity", "copy_score", "first_token_share", "head_output_norm")
+
+
+def training_curves(data: RunData) -> Picture:
+    """Training and validation loss, and the learning rate."""
+    if not data.steps:
+        raise Missing("no captured step")
+    names = sorted({name for info in data.infos for name in info.get("scalars", {})})
+    losses = [n for n in names if "loss" in n.lower() and np.isfinite(data.scalar(n)).any()]
+    rates = [n for n in names if n.rsplit("/", 1)[-1] in ("learning_rate", "lr") and np.isfinite(data.scalar(n)).any()]
+    probe = data.layers.get("loss/summary")
+    if not losses and probe is None:
+        raise Missing("no loss was captured")
+    figure = new_figure(8.0, 2.9)
+    left, *right = figure.subplots(1, 1 + bool(rates), width_ratios=[1.7, 1][: 1 + bool(rates)], squeeze=False)[0]
+    sentences = []
+    for name, color in zip(losses, CATEGORIES[1:] * len(losses), strict=False):
+        label = name.replace("_", " ").replace("loss/", "").replace("/loss", "")
+        line(left, data.steps, data.scalar(name), color, label)
+        sentences.append(_from_to(f"{label} loss", data.scalar(name)))
+    if probe is not None:
+        mean, low, high = interval(np.moveaxis(probe[:, :, 0], 1, 0), BAND_RESAMPLES)
+        line(left, data.steps, mean, ACCENT, f"probe articles (n = {probe.shape[1]})", (low, high))
+        sentences.insert(0, _from_to("the loss on the probe summaries", mean))
+    left.set(title="Loss", xlabel="optimiser step", ylabel="nats per token")
+    left.legend()
+    for axes in right:
+        line(axes, data.steps, data.scalar(rates[0]), BASE, "")
+        axes.set(title="Learning rate", xlabel="optimiser step")
+        axes.set_ylim(bottom=0)
+    found = "; ".join(sentence for sentence in sentences if sentence)
+    return Picture(
+        "training_curves",
+        "Training",
+        f"{found[0].upper()}{found[1:]}." if found else "No loss is known at two steps.",
+        f"Values at the {len(data.steps)} captured steps. The probe loss is the reference summary's, article and "
+        "summary given (teacher forcing), with its 95 % interval as a band.",
+        ARTICLES_ONLY,
+        figure=figure,
+    )
+
+
+def _from_to(what: str, values: np.ndarray) -> str:
+    known = values[np.isfinite(values)]
+    if len(known) < 2:
+        return ""
+    verb = "fell" if known[-1] < known[0] else "rose" if known[-1] > known[0] else "stayed"
+    return f"{what} {verb} from {known[0]:.2f} to {known[-1]:.2f}" if verb != "stayed" else f"{what} stayed"
+
+
+def line(axes, steps, values, color, label, band=None) -> None:
+    """A line over the steps that have a value, with dots while they are few, and its band."""
+    steps, values = np.asarray(steps), np.asarray(values, float)
+    known = np.isfinite(values)
+    marker = "o" if known.sum() <= 20 else None
+    axes.plot(steps[known], values[known], color=color, label=label, marker=marker, markersize=3)
+    if band is not None:
+        low, high = band
+        axes.fill_between(steps[known], low[known], high[known], color=color, alpha=0.18, linewidth=0)
+
+
+def chosen_layers(count: int, most: int = MOST_LINES) -> list[int]:
+    """At most `most` layers spread evenly, the first and the last among them."""
+    return sorted({round(layer) for layer in np.linspace(0, count - 1, min(count, most))})
+
+
+def temporal_metrics(data: RunData) -> Picture:
+    """The layers' means of the attention metrics over the steps, with bands."""
+    data.needs_training()
+    metrics = [BY_KEY[key] for key in TEMPORAL if BY_KEY[key].arrays in data.layers]
+    if not metrics:
+        raise Missing("no attention metric was captured")
+    layers = data.layers[metrics[0].arrays].shape[2]
+    chosen = chosen_layers(layers)
+    columns = min(3, len(metrics))
+    rows = -(-len(metrics) // columns)
+    figure = new_figure(9.2, 2.35 * rows + 0.4)
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    colors = depth_colors(layers)
+    for axes, metric in zip(grid, metrics, strict=False):
+        values = np.moveaxis(data.layers[metric.arrays][:, :, chosen], 1, 0)  # (A, S, chosen layers)
+        mean, low, high = interval(values, BAND_RESAMPLES)
+        for index, layer in enumerate(chosen):
+            band = (low[:, index], high[:, index])
+            line(axes, data.steps, mean[:, index], colors[layer], f"layer {layer}", band)
+        axes.set(title=metric.title, ylabel=metric.unit)
+    for axes in grid[len(metrics) :]:
+        axes.set_axis_off()
+    for axes in grid[max(len(metrics) - columns, 0) : len(metrics)]:
+        axes.set_xlabel("optimiser step")
+    figure.legend(*grid[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(chosen))
+    shown = "every layer" if len(chosen) == layers else f"{len(chosen)} of {layers} layers, evenly spaced"
+    return Picture(
+        "temporal_metrics",
+        "Attention over the steps",
+        _temporal_finding(data, metrics),
+        f"A line is a layer's mean over its heads and over the summary positions of n = {data.articles} probe "
+        f"articles ({shown}; dark is early in the model); bands are 95 % intervals.",
+        ARTICLES_ONLY + " A layer's mean can stay still while its heads move in opposite directions.",
+        figure=figure,
+    )
+
+
+def _temporal_finding(data: RunData, metrics) -> str:
+    parts = []
+    for metric in metrics:
+        values = data.layers[metric.arrays].astype(float)
+        mean, low, high = interval((values[-1] - values[0]).mean(axis=1))
+        verdict = "rose" if low > 0 else "fell" if high < 0 else "did not change beyond its interval"
+        moved = f" by {abs(mean):.{metric.digits}f} {metric.unit}" if verdict in ("rose", "fell") else ""
+        name = metric.title if metric.title[1:2].isupper() else metric.title[0].lower() + metric.title[1:]
+        parts.append(f"{name} {verdict}{moved}")
+    return f"Averaged over all layers and heads, {'; '.join(parts)}."
+
+
+def gradient_norms(data: RunData) -> Picture:
+    """Gradient norms before clipping: the whole model, and every layer over the steps."""
+    known = [
+        (step, info["gradients"]) for step, info in zip(data.steps, data.infos, strict=True) if info.get("gradients")
+    ]
+    if not known:
+        raise Missing("no gradient norm was captured")
+    steps = [step for step, _ in known]
+    total = np.array([_or_nan(gradients.get("total")) for _, gradients in known])
+    layers = np.array([[_or_nan(v) for v in gradients["layers"]] for _, gradients in known])
+    figure = new_figure(8.0, 2.9)
+    left, right = figure.subplots(1, 2)
+    line(left, steps, total, ACCENT, "")
+    left.set(title="Whole model", xlabel="optimiser step", ylabel="L2 norm (model units)")
+    left.set_ylim(bottom=0)
+    colors = depth_colors(layers.shape[1])
+    for layer in chosen_layers(layers.shape[1]):
+        line(right, steps, layers[:, layer], colors[layer], f"layer {layer}")
+    right.set(title="By layer", xlabel="optimiser step")
+    right.set_ylim(bottom=0)
+    right.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    means = _mean_or_nan(layers)
+    finding = "No gradient norm is finite."
+    if np.isfinite(means).any():
+        top = int(np.nanargmax(means))
+        finding = (
+            f"The gradient is strongest in layer {top} ({means[top]:.2f} on average); over the whole model it goes "
+            f"from {total[0]:.2f} to {total[-1]:.2f}."
+        )
+    return Picture(
+        "gradient_norms",
+        "Gradient norms",
+        finding,
+        f"L2 norms of the gradient before clipping, read at {len(steps)} captured optimiser steps.",
+        "A single step's gradient is noisy: it is that of one batch.",
+        figure=figure,
+    )
+
+
+def _or_nan(value) -> float:
+    return np.nan if value is None else float(value)
+
+
+def _mean_or_nan(values: np.ndarray) -> np.ndarray:
+    present = np.isfinite(values)
+    count = present.sum(axis=0)
+    return np.where(count, np.where(present, values, 0).sum(axis=0) / np.maximum(count, 1), np.nan)

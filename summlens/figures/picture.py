@@ -1,0 +1,101 @@
+"""A figure with the words that belong to it, and how both become files."""
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import imageio.v3 as iio
+import matplotlib
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
+
+from summlens.artifacts import write_atomically
+from summlens.figures.style import STYLE
+
+GIF_FRAMES, GIF_BYTES = 60, 3_000_000
+FORMATS = ("png", "svg", "pdf")
+
+
+@dataclass
+class Picture:
+    """What a figure shows. One of `figure` (matplotlib), `plot` (plotly) and `animation` (GIF) is there, or several."""
+
+    name: str  # the stem of its files: never changes
+    title: str
+    finding: str  # one sentence with numbers: what it shows; also the alternative text
+    reading: str  # how to read it, with units and n
+    caveat: str
+    figure: Figure | None = None
+    plot: object | None = None  # plotly.graph_objects.Figure
+    animation: bytes | None = None
+    svg: bytes | None = None  # the figure as `save` rendered it, for the report
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure of that many inches, outside pyplot's global state. Call it inside `styled()`."""
+    figure = Figure(figsize=(width, height))
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def styled():
+    """The context in which figures are made and saved."""
+    return matplotlib.rc_context(STYLE)
+
+
+def save(picture: Picture, folder: Path, formats: tuple[str, ...] = ("png", "svg")) -> list[Path]:
+    """Write the picture's files below `folder` and return their paths."""
+    written = []
+    if picture.figure is not None:
+        # The layout is solved once, not again for every format.
+        picture.figure.draw_without_rendering()
+        picture.figure.set_layout_engine("none")
+        picture.svg = render(picture.figure, "svg")
+        for suffix in formats:
+            content = picture.svg if suffix == "svg" else render(picture.figure, suffix)
+            written.append(write_atomically(folder / f"{picture.name}.{suffix}", content))
+    if picture.animation is not None:
+        written.append(write_atomically(folder / f"{picture.name}.gif", picture.animation))
+    if picture.plot is not None:
+        html = picture.plot.to_html(include_plotlyjs=True, full_html=True, config=PLOTLY_CONFIG)
+        written.append(write_atomically(folder / f"{picture.name}.html", html.encode()))
+    return written
+
+
+PLOTLY_CONFIG = {"displaylogo": False, "responsive": True}
+
+
+def render(figure: Figure, suffix: str) -> bytes:
+    """The bytes of `figure` in that format, without a date, so that the same run gives the same file."""
+    buffer = io.BytesIO()
+    metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {}}[suffix]
+    figure.savefig(buffer, format=suffix, metadata=metadata)
+    return buffer.getvalue()
+
+
+def chosen_frames(count: int, most: int = GIF_FRAMES) -> list[int]:
+    """At most `most` indices spread evenly over range(count), the first and the last among them."""
+    if count <= most:
+        return list(range(count))
+    return sorted({round(index) for index in np.linspace(0, count - 1, most)})
+
+
+def gif(frames: list[np.ndarray], milliseconds: int) -> bytes:
+    """A looping GIF of (height, width, 3) uint8 frames that rests on its last frame.
+
+    All frames share one palette of 128 colours, so that a colour means the same number throughout. Where the file would
+    be larger than GIF_BYTES, every second frame is left out until it is not.
+    """
+    # The palette is learnt from frames that together hold every colour: the first, the middle and the last.
+    sample = np.concatenate([frames[0], frames[len(frames) // 2], frames[-1]])
+    palette = Image.fromarray(sample).quantize(128)
+    while True:
+        paletted = [Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
+        durations = [milliseconds] * (len(frames) - 1) + [max(1500, milliseconds)]
+        rgb = [np.asarray(image.convert("RGB")) for image in paletted]
+        content = iio.imwrite("<bytes>", rgb, extension=".gif", plugin="pillow", duration=durations, loop=0)
+        if len(content) <= GIF_BYTES or len(frames) <= 2:
+            return content
+        frames = frames[:-1:2] + frames[-1:]

@@ -1,0 +1,164 @@
+"""Scores of the summaries, every system beside its baselines."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from summlens.figures.picture import Picture, new_figure
+from summlens.figures.rundata import Missing, RunData
+from summlens.figures.style import ACCENT, BASE, MUTED
+
+SCORES = {
+    "rouge1": ("ROUGE-1", "F1 × 100"),
+    "rouge2": ("ROUGE-2", "F1 × 100"),
+    "rougeL": ("ROUGE-L", "F1 × 100"),
+    "rougeLsum": ("ROUGE-Lsum", "F1 × 100"),
+    "meteor": ("METEOR", "× 100"),
+    "meteor_no_synonyms": ("METEOR, no synonyms", "× 100"),
+    "bertscore": ("BERTScore", "F1 × 100"),
+    "length": ("Length", "words"),
+    "compression": ("Compression", "article / summary"),
+    "coverage": ("Coverage", "%"),
+    "density": ("Density", "words"),
+    "novel_bigrams": ("Novel bigrams", "%"),
+    "repetition": ("Repetition", "%"),
+    "finished": ("Finished", "%"),
+    "unsupported": ("Unsupported", "%"),
+}
+QUALITY = ("rouge1", "rouge2", "rougeL", "rougeLsum", "meteor", "meteor_no_synonyms", "bertscore")
+SYSTEMS = ("zero_shot", "fine_tuned", "lead3", "random3", "oracle", "reference")
+LABELS = {
+    "zero_shot": "Zero-shot",
+    "fine_tuned": "Fine-tuned",
+    "lead3": "Lead-3",
+    "random3": "Random-3",
+    "oracle": "Extractive oracle",
+    "reference": "Reference",
+}
+
+
+@dataclass(frozen=True)
+class Score:
+    """A score of one system: mean over the test articles and 95 % interval (NaN where it was not saved)."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def systems(data: RunData) -> dict[str, dict[str, Score]]:
+    """{system: {score: Score}}, systems in reading order. Raises Missing without an evaluation."""
+    found = (data.evaluation or {}).get("systems") or {}
+    if not found:
+        raise Missing("there is no evaluation.json")
+    order = [name for name in SYSTEMS if name in found] + [name for name in found if name not in SYSTEMS]
+    return {
+        name: {
+            score: Score(*(_number(value.get(part)) for part in ("mean", "low", "high")))
+            for score, value in found[name].get("scores", {}).items()
+            if value is not None
+        }
+        for name in order
+    }
+
+
+def _number(value) -> float:
+    return np.nan if value is None else float(value)
+
+
+def label(data: RunData, system: str) -> str:
+    """How the report calls a system."""
+    return (data.evaluation or {}).get("systems", {}).get(system, {}).get("label") or LABELS.get(system, system)
+
+
+def score_names(table: dict[str, dict[str, Score]]) -> list[str]:
+    """The scores there are, the known ones first and in reading order."""
+    present = list(dict.fromkeys(score for scores in table.values() for score in scores))
+    return [score for score in SCORES if score in present] + [score for score in present if score not in SCORES]
+
+
+def title(score: str) -> tuple[str, str]:
+    """(name, unit) of a score."""
+    return SCORES.get(score, (score.replace("_", " "), ""))
+
+
+def comparison(data: RunData, a: str, b: str, score: str) -> dict | None:
+    """The paired comparison a - b on one score ({difference, low, high, ...}), or None. The saved sign is respected."""
+    for saved in (data.evaluation or {}).get("comparisons") or []:
+        if saved.get("score") != score or None in (saved.get("difference"), saved.get("low"), saved.get("high")):
+            continue
+        if (saved.get("a"), saved.get("b")) == (a, b):
+            return saved
+        if (saved.get("a"), saved.get("b")) == (b, a):
+            turned = {"difference": -saved["difference"], "low": -saved["high"], "high": -saved["low"]}
+            return {**saved, "a": a, "b": b, **turned}
+    return None
+
+
+def main_score(data: RunData) -> str:
+    """The score that the report argues with: ROUGE-1, or the first quality score there is."""
+    names = score_names(systems(data))
+    return next((score for score in QUALITY if score in names), names[0] if names else "rouge1")
+
+
+def verdict(data: RunData, other: str, score: str) -> str:
+    """One sentence: fine-tuned against `other`, from the paired interval where there is one."""
+    table = systems(data)
+    name, _ = title(score)
+    if "fine_tuned" not in table or other not in table:
+        return ""
+    ours, theirs = table["fine_tuned"].get(score), table[other].get(score)
+    if ours is None or theirs is None:
+        return ""
+    paired = comparison(data, "fine_tuned", other, score)
+    values = f"{name} {ours.mean:.1f} against {theirs.mean:.1f}"
+    rival = {"zero_shot": "the model before fine-tuning (zero-shot)"}.get(other, label(data, other))
+    if paired is None:
+        apart = ours.low > theirs.high or theirs.low > ours.high
+        return (
+            f"Against {rival} the fine-tuned model has {values}; the intervals {'do not touch' if apart else 'overlap'}"
+            ", and no paired comparison was saved."
+        )
+    points = f"{paired['difference']:+.1f} [{paired['low']:+.1f}, {paired['high']:+.1f}] points"
+    if paired["low"] <= 0 <= paired["high"]:
+        return f"The fine-tuned model does not differ from {rival} by more than chance: {values}, {points}."
+    better = "better" if paired["difference"] > 0 else "worse"
+    return f"The fine-tuned model writes {better} summaries than {rival}: {values}, a difference of {points}."
+
+
+def scores(data: RunData) -> Picture:
+    """Every system's quality scores with their intervals."""
+    table = systems(data)
+    names = [score for score in score_names(table) if score in QUALITY][:5]
+    if not names:
+        raise Missing("evaluation.json holds no quality score")
+    shown = [name for name in table if name != "reference"]
+    figure = new_figure(9.2, 0.3 * len(shown) + 1.1)
+    panels = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
+    y = np.arange(len(shown))
+    for axes, score in zip(panels, names, strict=True):
+        for place, system in enumerate(shown):
+            value = table[system].get(score)
+            if value is None:
+                continue
+            color = {"fine_tuned": ACCENT, "zero_shot": MUTED}.get(system, BASE)
+            axes.hlines(place, value.low, value.high, color=color, linewidth=2, alpha=0.5)
+            axes.plot(
+                value.mean, place, "o" if system in ("fine_tuned", "zero_shot") else "D", color=color, markersize=5
+            )
+        name, unit = title(score)
+        axes.set(title=name, xlabel=unit, ylim=(len(shown) - 0.5, -0.5))
+        axes.set_xlim(left=0)
+        axes.grid(axis="y", visible=False)
+    panels[0].set_yticks(y, [label(data, system) for system in shown])
+    articles = (data.evaluation or {}).get("articles", "an unknown number of")
+    score = main_score(data)
+    return Picture(
+        "scores",
+        "Scores",
+        verdict(data, "zero_shot", score) or f"{title(score)[0]} of {len(shown)} systems.",
+        f"Means over n = {articles} test articles, bars are 95 % intervals. Circles are models, diamonds baselines; "
+        "the extractive oracle is the best that copying whole sentences could reach.",
+        "The interval is over test articles; it does not cover another training seed.",
+        figure=figure,
+    )

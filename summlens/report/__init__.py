@@ -1,0 +1,247 @@
+"""interpretability_report.html: one self-contained page that tells a run's story, made from its figures and files."""
+
+import base64
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import jinja2
+import numpy as np
+from markupsafe import Markup, escape
+
+from summlens import __version__
+from summlens.artifacts import write_atomically
+from summlens.figures import SECTIONS, Entry, Picture
+from summlens.figures.heads import BY_KEY, METRICS, HeadRow, most_changed
+from summlens.figures.picture import PLOTLY_CONFIG
+from summlens.figures.rundata import Missing, RunData
+from summlens.figures.scores import comparison, label, score_names, systems, title
+from summlens.figures.style import ACCENT, GRID, INK, MUTED, PAPER
+from summlens.report import examples
+from summlens.report.answer import sentences
+
+NAME = "interpretability_report"
+HERE = Path(__file__).parent
+TRAIN, ANALYSE = "python gpt2_summarization.py", "python analyze_latent_space.py"
+TABLE_METRICS = ("kl", "js", "normalized_entropy", "sparsity", "copy_score", "first_token_share", "head_output_norm")
+
+
+@dataclass
+class Made:
+    """What a call of visualize_metrics.py made: the pictures, in the catalogue's order, and what could not be drawn."""
+
+    pictures: list[tuple[Entry, Picture]] = field(default_factory=list)
+    missing: list[tuple[str, str, str]] = field(default_factory=list)  # title, reason, command
+    files: list[Path] = field(default_factory=list)
+
+
+def write(data: RunData, made: Made) -> Path:
+    """Write the report of `made` into the run's visualizations/ and return its path."""
+    path = data.run.visualizations / f"{NAME}.html"
+    return write_atomically(path, html(data, made).encode())
+
+
+def html(data: RunData, made: Made) -> str:
+    """The page. Everything from the run is text: Jinja2 escapes it, and the page's own policy forbids any request."""
+    missing = list(made.missing)
+    heads = _part(lambda: most_changed(data), missing, "Table of the ten heads", TRAIN, [])
+    chosen = _part(lambda: examples.choose(data), missing, "Examples", TRAIN, [])
+    table = _part(lambda: _score_table(data), missing, "Score table", TRAIN, None)
+    if data.causal is None:
+        missing.append(("Causal tests", "there is no causal.json", ANALYSE))
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    known = {row.name for row in heads}
+    environment.filters["heads"] = lambda text: link_heads(text, known)
+    plots = [picture for _, picture in made.pictures if picture.plot is not None]
+    return environment.get_template("template.html.j2").render(
+        css=Markup((HERE / "style.css").read_text()),
+        script=Markup((HERE / "report.js").read_text()),
+        plotly=_plotly() if plots else "",
+        model=_model_name(data),
+        answer=sentences(data),
+        facts=_facts(data),
+        configuration=_flatten(data.info),
+        table=table,
+        sections=_sections(made, data),
+        heads=[_head(row) for row in heads],
+        head_columns=[BY_KEY[key] for key in TABLE_METRICS if heads and key in heads[0].numbers],
+        examples=chosen,
+        missing=missing,
+        problems=data.problems,
+        files=[(file.name, file.stat().st_size) for file in made.files if file.is_file()],
+        version=__version__,
+        articles=data.articles,
+    )
+
+
+def _part(make, missing: list, name: str, command: str, otherwise):
+    try:
+        return make()
+    except Missing as reason:
+        missing.append((name, str(reason), command))
+        return otherwise
+
+
+def _plotly() -> Markup:
+    from plotly.offline import get_plotlyjs
+
+    return Markup(get_plotlyjs())
+
+
+def _sections(made: Made, data: RunData) -> list[dict]:
+    return [
+        {
+            "id": key,
+            "title": name,
+            "question": question,
+            "figures": [_figure(picture, data) for entry, picture in made.pictures if entry.section == key],
+        }
+        for key, (name, question) in SECTIONS.items()
+    ]
+
+
+def _figure(picture: Picture, data: RunData) -> dict:
+    figure = {"picture": picture, "svg": None, "gif": None, "plot": None}
+    if picture.svg is not None:
+        figure["svg"] = inline_svg(picture.svg.decode(), picture.name)
+    if picture.animation is not None:
+        figure["gif"] = "data:image/gif;base64," + base64.b64encode(picture.animation).decode()
+    if picture.plot is not None:
+        plot = json.loads(picture.plot.to_json())
+        figure["plot"] = _json({**plot, "config": PLOTLY_CONFIG})
+        figure["height"] = picture.plot.layout.height or 450
+    return figure
+
+
+def _json(value) -> Markup:
+    """JSON that cannot end the <script> element it stands in."""
+    text = json.dumps(value, separators=(",", ":"))
+    return Markup(text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"))
+
+
+def inline_svg(svg: str, name: str) -> Markup:
+    """A matplotlib SVG as part of the page: ids unique to `name`, and inks that follow the page's light or dark."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", svg, flags=re.S)
+    svg = re.sub(r'<g id="(?:figure|axes|patch|matplotlib\.axis|xtick|ytick|line2d|text|\w+)_\d+"', "<g", svg)
+    svg = re.sub(r'\bid="', f'id="{name}-', svg)
+    svg = re.sub(r'(xlink:href="#|url\(#)', rf"\g<1>{name}-", svg)
+    for ink, variable in ((INK, "ink"), (MUTED, "muted"), (GRID, "grid"), (PAPER, "paper"), (ACCENT, "accent")):
+        svg = svg.replace(f"fill: {ink}", f"fill: var(--{variable})").replace(
+            f"stroke: {ink}", f"stroke: var(--{variable})"
+        )
+    svg = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", svg)  # the page's own font
+    # The drawing's size in inches goes: the page decides. Its text is described by the figure's alternative text.
+    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
+    svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
+    return Markup(svg.replace("<svg", '<svg aria-hidden="true" focusable="false"', 1))
+
+
+def link_heads(text: str, known: set[str]) -> Markup:
+    """`text` with every "head 3.1" that has a place in the head table linked to it."""
+
+    def link(match: re.Match) -> str:
+        anchor = match[2].replace(".", "-")
+        return f'{match[1]}<a href="#head-{anchor}">{match[2]}</a>' if match[2] in known else match[0]
+
+    return Markup(re.sub(r"((?:[Hh]ead|leads|;) )(\d+\.\d+)\b(?! [a-z]* ?bits)", link, str(escape(text))))
+
+
+def _head(row: HeadRow) -> dict:
+    numbers = []
+    for metric in METRICS:
+        for key, name in (
+            (metric.key, metric.title),
+            (f"{metric.key}_no_sink", f"{metric.title}, first token removed"),
+        ):
+            if key in row.numbers:
+                numbers.append((name, metric.unit, metric.digits, _cell(row.numbers[key])))
+    return {
+        "name": row.name,
+        "anchor": f"head-{row.layer}-{row.head}",
+        "layer": row.layer,
+        "head": row.head,
+        "numbers": numbers,
+        "cells": {key: _cell(row.numbers[key]) for key in TABLE_METRICS if key in row.numbers},
+        "weights": row.weights,
+    }
+
+
+def _cell(values: tuple) -> dict:
+    base, fine_tuned, change, low, high = values
+    sure = np.isfinite(low) and (low > 0 or high < 0)
+    return {"base": base, "fine_tuned": fine_tuned, "change": change, "low": low, "high": high, "sure": bool(sure)}
+
+
+def _score_table(data: RunData) -> dict:
+    table = systems(data)
+    names = score_names(table)
+    rows = [
+        {"system": system, "label": label(data, system), "scores": [table[system].get(score) for score in names]}
+        for system in table
+    ]
+    paired = []
+    for other in table:
+        found = [(title(score)[0], comparison(data, "fine_tuned", other, score)) for score in names]
+        found = [(name, value) for name, value in found if value is not None]
+        if other != "fine_tuned" and found:
+            paired.append((label(data, other), found))
+    return {
+        "columns": [title(score) for score in names],
+        "rows": rows,
+        "paired": paired,
+        "articles": (data.evaluation or {}).get("articles", "?"),
+        "settings": _flatten((data.evaluation or {}).get("settings") or {}),
+    }
+
+
+def _configuration(data: RunData) -> dict:
+    return next((data.info[key] for key in ("configuration", "config") if isinstance(data.info.get(key), dict)), {})
+
+
+def _model_name(data: RunData) -> str:
+    model = _configuration(data).get("model")
+    return str(model) if isinstance(model, str) and model else "the model"
+
+
+def _facts(data: RunData) -> list[tuple[str, str]]:
+    """What a reader wants to know first about the run; the rest stands in the folded table."""
+    configuration, model = _configuration(data), data.info.get("model") or {}
+    facts = [("Preset", configuration.get("preset")), ("Model", configuration.get("model"))]
+    if model:
+        shape = f"{model.get('layers', '?')} layers × {model.get('heads', '?')} heads, width {model.get('width', '?')}"
+        if isinstance(model.get("parameters"), int):
+            shape += f", {model['parameters']:,} parameters"
+        facts.append(("Shape", shape))
+    facts += [("Data", configuration.get("dataset")), ("Epochs", configuration.get("epochs"))]
+    if data.steps:
+        facts.append(("Captures", f"{len(data.steps)}, from step {data.steps[0]:,} to step {data.steps[-1]:,}"))
+    if data.articles:
+        facts.append(("Probe articles", f"{data.articles}, the same tokens for every model and step"))
+    if data.evaluation:
+        facts.append(("Test articles", data.evaluation.get("articles")))
+    facts += [("Device", data.info.get("device")), ("Seed", data.info.get("seed"))]
+    commit = data.info.get("git_commit") or data.info.get("commit")
+    facts.append(("Commit", str(commit)[:12] if commit else None))
+    if data.info.get("finished") is False:
+        facts.append(("State", "unfinished: this run was stopped before its end"))
+    return [(name, str(value)) for name, value in facts if value not in (None, "")]
+
+
+def _flatten(value: dict, prefix: str = "") -> list[tuple[str, str]]:
+    """Every setting as ("a.b", "text"); the probe's texts and ids stay in run.json."""
+    rows = []
+    for key, item in value.items():
+        name = f"{prefix}{key}"
+        if isinstance(item, dict):
+            rows += _flatten(item, f"{name}.")
+        elif name not in ("probe.texts", "probe.ids"):
+            text = ", ".join(map(str, item)) if isinstance(item, list) else "none" if item is None else str(item)
+            rows.append((name, text if len(text) <= 300 else f"{text[:300]} …"))
+    return rows
+
+
+__all__ = ["NAME", "Made", "html", "inline_svg", "link_heads", "write"]

@@ -1,0 +1,207 @@
+"""The files of a run that never happened: the right names, shapes and units, invented numbers, written through Run.
+
+Deterministic. Head (layers - 1, 0) changes most and head (0, 0) not at all, so that tests know what must be found.
+"""
+
+import numpy as np
+
+from summlens.artifacts import Run
+
+SHARES = ("sparsity", "previous_token_share", "article_share", "summary_share", "copy_score")
+METRICS = ("entropy", "normalized_entropy", *SHARES, "distance", "kl", "js")
+SITES = ("residual", "attention_output", "mlp_output", "mlp_hidden")
+MATRICES = ("attn.q", "attn.k", "attn.v", "attn.o", "mlp.in", "mlp.out")
+SYSTEMS = {
+    "zero_shot": ("Zero-shot", 14.0),
+    "fine_tuned": ("Fine-tuned", 52.0),
+    "lead3": ("Lead-3", 40.0),
+    "random3": ("Random-3", 27.0),
+    "oracle": ("Extractive oracle", 61.0),
+    "reference": ("Reference", 100.0),
+}
+SCORES = ("rouge1", "rouge2", "rougeL", "rougeLsum", "meteor")
+HOSTILE = "<script>document.title = 'owned'</script></script>\"'><img src=x onerror=alert(1)>"
+
+
+def write(root, layers=4, heads=6, steps=7, articles=8, width=16, neurons=24, tests=12, every=20, seed=0) -> Run:
+    """Write a whole run below `root` and return it."""
+    run, random = Run(root), np.random.default_rng(seed)
+    numbers = [every * index for index in range(steps)]
+    run.write_json("run.json", _info(layers, heads, width, neurons, articles))
+    start = _heads(random, articles, layers, heads)
+    for index, step in enumerate(numbers):
+        progress = index / max(steps - 1, 1)
+        info, arrays = _capture(random, start, progress, step, layers, heads, articles, width, neurons)
+        run.write_step(step, info, arrays)
+    write_evaluation(run, random, tests)
+    write_latent_space(run, random, numbers, layers, articles)
+    return run
+
+
+def _info(layers, heads, width, neurons, articles) -> dict:
+    return {
+        "configuration": {"preset": "synthetic", "model": "made-up", "learning_rate": 5e-5, "epochs": 1, "seed": 0},
+        "versions": {"python": "3.11", "torch": "0", "transformers": "0"},
+        "git_commit": "0" * 40,
+        "device": "none",
+        "seed": 0,
+        "data": {"fingerprint": "synthetic"},
+        "model": {"layers": layers, "heads": heads, "width": width, "neurons": neurons, "parameters": 12345},
+        "probe": {"ids": [f"probe-{index}" for index in range(articles)], "texts": ["text"] * articles},
+        "finished": True,
+    }
+
+
+def _heads(random, articles, layers, heads) -> dict:
+    shape = (articles, layers, heads)
+    start = {name: random.uniform(0.2, 0.6, shape) for name in METRICS}
+    start["entropy"] = start["normalized_entropy"] * 8
+    start["distance"] = random.uniform(5, 80, shape)
+    start["kl"], start["js"] = np.zeros(shape), np.zeros(shape)
+    start["first_token_share"] = random.uniform(0.1, 0.7, shape)
+    return start
+
+
+def _capture(random, start, progress, step, layers, heads, articles, width, neurons):
+    strength = np.linspace(0, 1, layers * heads).reshape(layers, heads)
+    strength[layers - 1, 0] = 3.0
+    strength[0, 0] = 0.0
+    arrays = {}
+    for name, value in start.items():
+        noise = random.normal(0, 0.1, value.shape) * progress * strength
+        move = progress * strength * (0.3 if name in ("kl", "js") else 0.1 * np.cos(7 * strength))
+        moved = np.maximum(value + move + noise, 0).astype(np.float32)
+        for positions in ("summary", "all"):
+            scale = 1.0 if positions == "summary" else 0.5
+            arrays[f"attention/{name}/{positions}"] = moved * np.float32(scale)
+            if name != "first_token_share":
+                arrays[f"attention/{name}_no_sink/{positions}"] = moved * np.float32(0.8 * scale)
+    for positions in ("summary", "all"):
+        norm = (2 + progress * strength + random.normal(0, 0.05, start["kl"].shape)).astype(np.float32)
+        arrays[f"head_output_norm/{positions}"] = norm
+        for site in SITES:
+            depth = layers + 1 if site == "residual" else layers
+            grown = np.linspace(1, 3, depth) * (1 + 0.3 * progress) + random.normal(0, 0.05, (articles, depth))
+            arrays[f"activation/{site}/mean_abs/{positions}"] = grown.astype(np.float32)
+            arrays[f"activation/{site}/l2/{positions}"] = (grown * 4).astype(np.float32)
+    base = np.random.default_rng(1).normal(0, 0.2, (layers, neurons))
+    shift = np.random.default_rng(2).normal(0, 0.1, (layers, neurons))
+    arrays["neuron/mean"] = (base + progress * shift).astype(np.float32)
+    arrays["neuron/std"] = np.full((layers, neurons), 0.5, np.float32)
+    arrays["neuron/max"] = (base + 2).astype(np.float32)
+    arrays["neuron/positive_share"] = np.clip(0.3 + base + progress * shift, 0, 1).astype(np.float32)
+    arrays["latent/residual"] = random.normal(size=(articles, layers + 1, width)).astype(np.float32)
+    for matrix in "qkvo":
+        arrays[f"weights_by_head/{matrix}/absolute"] = (progress * strength).astype(np.float32)
+        arrays[f"weights_by_head/{matrix}/relative"] = (progress * strength / 10).astype(np.float32)
+    arrays["loss/summary"] = (3 - 2 * progress + random.normal(0, 0.1, articles)).astype(np.float32)
+    weights = {"wte": {"layer": None, "absolute": progress, "relative": progress / 50}}
+    for layer in range(layers):
+        for rank, matrix in enumerate(MATRICES):
+            change = progress * (1 + layer + rank)
+            weights[f"h.{layer}.{matrix}"] = {"layer": layer, "absolute": change, "relative": change / 100}
+    gradients = {
+        "total": 2.0 - progress,
+        "layers": list(np.linspace(1, 0.4, layers) * (1.2 - progress)),
+        "embeddings": 0.7,
+        "final_norm": 0.1,
+    }
+    scalars = {"loss/train": 3 - 2 * progress, "learning_rate": 5e-5 * (1 - progress)}
+    if step:  # nothing has been trained at step 0
+        scalars["loss/validation"] = 3.1 - 1.9 * progress
+    info = {
+        "epoch": progress,
+        "attention_metrics": sorted(start),
+        "positions": ["summary", "all"],
+        "scalars": scalars,
+        "gradients": gradients if step else None,
+        "weights": weights,
+    }
+    return info, arrays
+
+
+def write_evaluation(run: Run, random, tests: int) -> None:
+    """evaluation.json and predictions.jsonl; the first article tries to run a script in the reader's browser."""
+    rows, values = [], {system: {score: [] for score in SCORES} for system in SYSTEMS}
+    for index in range(tests):
+        reference = f"The mayor of Town {index} opened a new bridge on Monday.\nIt cost {index + 2} million dollars."
+        summaries = {
+            "zero_shot": f"The weather in Town {index} was fine and nobody said anything of interest",
+            "fine_tuned": f"The mayor of Town {index} opened a new bridge on Friday.\nIt cost money.",
+            "lead3": f"A crowd gathered in Town {index}. The mayor of Town {index} came.",
+        }
+        scores = {}
+        for system, (_, level) in SYSTEMS.items():
+            ease = 0 if system == "reference" else random.normal(0, 8)
+            scores[system] = {score: max(level + ease - 3 * rank, 0.0) for rank, score in enumerate(SCORES)}
+            for score, value in scores[system].items():
+                values[system][score].append(value)
+        article = f"A crowd gathered in Town {index}. The mayor of Town {index} opened a new bridge on Monday. " * 3
+        rows.append(
+            {
+                "id": f"test-{index}",
+                "article": (HOSTILE + " " + article) if index == 0 else article,
+                "reference": reference,
+                "summaries": summaries,
+                "scores": scores,
+                "finished": {"zero_shot": False, "fine_tuned": True},
+            }
+        )
+    systems = {
+        system: {"label": label, "scores": {score: _mean(values[system][score]) for score in SCORES}}
+        for system, (label, _) in SYSTEMS.items()
+    }
+    comparisons = []
+    for other in ("zero_shot", "lead3"):
+        for score in SCORES:
+            difference = _mean(np.subtract(values["fine_tuned"][score], values[other][score]))
+            comparisons.append(
+                {
+                    "a": "fine_tuned",
+                    "b": other,
+                    "score": score,
+                    "difference": difference["mean"],
+                    "low": difference["low"],
+                    "high": difference["high"],
+                    "p_value": 0.001,
+                    "effect": 2.0,
+                }
+            )
+    settings = {"max_new_tokens": 64, "beams": 1}
+    run.write_json(
+        "evaluation.json", {"articles": tests, "settings": settings, "systems": systems, "comparisons": comparisons}
+    )
+    run.write_predictions(rows)
+
+
+def _mean(values) -> dict:
+    half = 1.96 * np.std(values) / max(np.sqrt(len(values)), 1)
+    return {"mean": np.mean(values), "low": np.mean(values) - half, "high": np.mean(values) + half}
+
+
+def write_latent_space(run: Run, random, numbers: list[int], layers: int, articles: int) -> None:
+    """latent_space.json and latent_space.npz."""
+    depth = layers + 1
+    distance = np.abs(np.subtract.outer(np.arange(depth), np.arange(depth))) / depth
+    same = 1 - 0.5 * np.linspace(0, 1, depth)
+    progress = np.linspace(0, 1, len(numbers))[:, None]
+    arrays = {"steps": np.array(numbers)}
+    for measure in ("rsa", "cka"):
+        arrays[f"{measure}/base_fine_tuned"] = np.clip(1 - distance - 0.3, -1, 1)
+        arrays[f"{measure}/same_layer"] = np.stack([same, same - 0.05, same + 0.05])
+        arrays[f"{measure}/steps"] = 1 - progress * (1 - same)
+    for model, gain in (("base", 0.0), ("fine_tuned", 1.0)):
+        slope = np.linspace(6, 3 - gain, depth)
+        arrays[f"logit_lens/{model}/loss"] = slope + random.normal(0, 0.2, (articles, depth))
+        arrays[f"logit_lens/{model}/rank"] = np.exp(slope + random.normal(0, 0.2, (articles, depth)))
+        arrays[f"layer_distance/{model}"] = random.uniform(0.1, 0.5, (articles, layers))
+    arrays["divergence/cosine"] = random.uniform(0, 0.3, (articles, depth))
+    grid = np.stack(np.meshgrid(numbers, range(depth), range(articles), indexing="ij"), -1).reshape(-1, 3)
+    points = np.stack([grid[:, 1] * 2.0, grid[:, 0] / (max(numbers[-1:] + [1]) or 1), grid[:, 2] * 0.3], axis=1)
+    arrays["projection/umap3"] = points + random.normal(0, 0.1, points.shape)
+    arrays["projection/umap2"] = points[:, :2]
+    for column, name in enumerate(("step", "layer", "article")):
+        arrays[f"projection/{name}"] = grid[:, column]
+    arrays["clusters/kmeans"] = grid[:, 1] % 3
+    run.write_json("latent_space.json", {"names": sorted(arrays), "settings": {"umap": {"n_neighbors": 15}}})
+    run.write_arrays("latent_space.npz", arrays)
