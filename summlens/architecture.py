@@ -153,7 +153,7 @@ def _block(name: str, module: nn.Module, width: int, concatenated: int) -> Block
     known = [n for n in projections if n in _SEPARATE + _FUSED]
     outputs = [m for n, m in projections.items() if isinstance(m, (nn.Linear, Conv1D)) and n not in known]
     if (
-        tuple(known) != _SEPARATE
+        set(known) != set(_SEPARATE)
         and len(known) != 1
         or "c_attn" in known
         and not isinstance(projections["c_attn"], Conv1D)

@@ -70,7 +70,7 @@ def capture(
             _capture_batch(found, base_found, batch, collected)
     arrays = collected.arrays()
     if base_found is not None:
-        arrays |= weight_change(model, base)[1]
+        arrays |= _change_by_head(found, base_found)
     return {key: np.asarray(value, dtype=np.float32) for key, value in arrays.items()}
 
 
@@ -104,18 +104,21 @@ def weight_change(model: nn.Module, base: nn.Module) -> tuple[dict[str, dict], d
     found = architecture(model)
     other = _comparable(found, base)
     matrices = {}
-    for (name, layer, weight), (_, _, start) in zip(found.matrices(), other.matrices(), strict=True):
-        absolute, relative = weights.change(weight, start)
+    for (name, layer, weight), (_, _, before) in zip(found.matrices(), other.matrices(), strict=True):
+        absolute, relative = weights.change(weight, before)
         matrices[name] = {"layer": layer, "absolute": float(absolute), "relative": float(relative)}
-    by_head = {f"weights_by_head/{part}/{of}": [] for part in "qkvo" for of in ("absolute", "relative")}
+    return matrices, _change_by_head(found, other)
+
+
+def _change_by_head(found: Architecture, base: Architecture) -> dict[str, np.ndarray]:
+    rows = {f"weights_by_head/{part}/{of}": [] for part in "qkvo" for of in ("absolute", "relative")}
     for layer in range(found.layers):
-        before = other.heads_of(layer)
+        before = base.heads_of(layer)
         for part, weight in found.heads_of(layer).items():
             for of, values in zip(("absolute", "relative"), weights.change(weight, before[part], keep=1), strict=True):
-                by_head[f"weights_by_head/{part}/{of}"].append(
-                    values.repeat_interleave(found.heads // len(values)).cpu().numpy()
-                )
-    return matrices, {name: np.stack(values).astype(np.float32) for name, values in by_head.items()}
+                by_query_head = values.repeat_interleave(found.heads // len(values))
+                rows[f"weights_by_head/{part}/{of}"].append(by_query_head.cpu().numpy())
+    return {name: np.stack(values).astype(np.float32) for name, values in rows.items()}
 
 
 def gradient_norms(model: nn.Module) -> dict:

@@ -1,0 +1,380 @@
+"""What capture returns, against eager attention maps and plain forward passes, one example at a time."""
+
+import copy
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from attention_oracle import statistics
+from tiny import BUILDERS, changed, tiny_examples, tiny_model
+from transformers import (
+    AttentionInterface,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
+    T5Config,
+    T5ForConditionalGeneration,
+)
+
+from summlens.architecture import architecture, evaluating, observed_attention
+from summlens.capture import capture, gradient_norms, weight_change
+from summlens.data import Example
+from summlens.errors import UserError
+from summlens.metrics.attention import METRICS, metric_names
+
+EXAMPLES = tiny_examples()
+
+
+def eager_outputs(model, example):
+    """Attention maps (L, H, T, T) float64, residuals (L + 1, T, D) and logits of one unpadded example."""
+    eager = copy.deepcopy(model).eval()
+    eager.set_attn_implementation("eager")
+    with torch.no_grad():
+        out = eager(torch.tensor([example.input_ids]), output_attentions=True, output_hidden_states=True)
+    return torch.stack(out.attentions)[:, 0].double().numpy(), out.hidden_states, out.logits[0]
+
+
+@pytest.mark.parametrize(
+    ("kind", "attention"), [*((kind, "sdpa") for kind in BUILDERS), ("gpt2", "eager"), ("llama", "eager")]
+)
+def test_attention_metrics_are_those_of_the_eager_maps(kind, attention):
+    base = tiny_model(kind, attention=attention)
+    model = changed(base)
+    captured = capture(model, EXAMPLES, base=base, batch_size=2)
+    for a, example in enumerate(EXAMPLES):
+        maps, base_maps = eager_outputs(model, example)[0], eager_outputs(base, example)[0]
+        assert np.abs(maps - base_maps).max() > 0.01  # the two models do differ
+        for where, queries in (("summary", example.queries), ("all", range(len(example.input_ids)))):
+            for layer, head in np.ndindex(maps.shape[:2]):
+                expected = statistics(
+                    maps[layer, head].tolist(), example, queries, base_maps=base_maps[layer, head].tolist()
+                )
+                for name in metric_names(two_models=True):
+                    got = captured[f"attention/{name}/{where}"][a, layer, head]
+                    assert got == pytest.approx(expected[name], rel=2e-4, abs=2e-5), (name, where, layer, head)
+
+
+@pytest.mark.parametrize("kind", BUILDERS)
+def test_padding_and_batches_change_no_number(kind):
+    base = tiny_model(kind)
+    model = changed(base)
+    alone = capture(model, EXAMPLES, base=base, batch_size=1)
+    for options in ({"padding_side": "left"}, {"padding_side": "right", "pad_id": 7}):
+        padded = capture(model, EXAMPLES, base=base, batch_size=3, **options)
+        assert padded.keys() == alone.keys()
+        for key in alone:
+            np.testing.assert_allclose(padded[key], alone[key], rtol=2e-4, atol=2e-5, err_msg=key)
+    backwards = capture(model, EXAMPLES[::-1], base=base, batch_size=2)
+    for key, values in alone.items():
+        if len(values) == len(EXAMPLES) and not key.startswith(("neuron/", "weights_by_head/")):
+            np.testing.assert_allclose(backwards[key][::-1], values, rtol=2e-4, atol=2e-5, err_msg=key)
+
+
+@pytest.mark.parametrize("kind", BUILDERS)
+def test_the_model_is_undisturbed(kind):
+    """The logits during capture are bit for bit those without it, and nothing is left behind."""
+    model = tiny_model(kind)
+    model.get_input_embeddings().eval()  # a mode of its own, that must come back
+    modes = [module.training for module in model.modules()]
+    hooks = [(len(module._forward_hooks), len(module._forward_pre_hooks)) for module in model.modules()]
+    config, table = copy.deepcopy(model.config.to_dict()), dict(AttentionInterface._global_mapping)
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
+    random = torch.get_rng_state()
+
+    seen = []
+    handle = model.register_forward_hook(lambda module, args, output: seen.append(output.logits))
+    one = EXAMPLES[1]
+    first = capture(model, [one])
+    handle.remove()
+    with evaluating(model), torch.no_grad():
+        ids = torch.tensor([one.input_ids])
+        plain = model(ids, attention_mask=torch.ones_like(ids), logits_to_keep=seen[0].shape[1]).logits
+    assert torch.equal(seen[0], plain)
+
+    assert [module.training for module in model.modules()] == modes
+    assert [(len(m._forward_hooks), len(m._forward_pre_hooks)) for m in model.modules()] == hooks
+    assert model.config.to_dict() == config and AttentionInterface._global_mapping == table
+    assert torch.equal(torch.get_rng_state(), random)
+    assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+    second = capture(model, [one])
+    assert all(np.array_equal(first[key], second[key], equal_nan=True) for key in first)
+
+
+def test_a_failure_inside_leaves_nothing_behind():
+    model, table = tiny_model("gpt2"), dict(AttentionInterface._global_mapping)
+    found = architecture(model)
+
+    def fail(*_):
+        raise RuntimeError("stop")
+
+    real = torch.ones(1, 5, dtype=torch.bool)
+    with pytest.raises(RuntimeError, match="stop"), evaluating(model), observed_attention(found, real, fail):
+        model(torch.ones(1, 5, dtype=torch.long))
+    assert model.training and AttentionInterface._global_mapping == table
+
+
+@pytest.mark.parametrize("kind", BUILDERS)
+def test_activations_loss_and_latents(kind):
+    """Against the library's own hidden states and logits, and hooks that differ from capture's."""
+    model = tiny_model(kind).eval()
+    captured = capture(model, EXAMPLES, batch_size=2)
+    found = architecture(model)
+    hidden_of_layers = [[] for _ in range(found.layers)]
+    for a, example in enumerate(EXAMPLES):
+        _, states, logits = eager_outputs(model, example)
+        sites, residuals = {}, []
+
+        def keep(site, layer, module, args, out, sites=sites):
+            sites[site, layer] = (args[0], out)
+
+        def keep_residual(module, args, out, residuals=residuals):
+            residuals.append((out if torch.is_tensor(out) else out[0])[0].detach())
+
+        handles = []
+        for layer, block in enumerate(found.blocks):
+            handles.append(block.output.register_forward_hook(partial(keep, "attention", layer)))
+            handles.append(block.down.register_forward_hook(partial(keep, "mlp", layer)))
+            handles.append(block.module.register_forward_hook(keep_residual))
+        with torch.no_grad():
+            model(torch.tensor([example.input_ids]))
+        for handle in handles:
+            handle.remove()
+        residuals.insert(0, states[0][0])
+        rows = {"summary": list(example.queries), "all": list(range(len(example.input_ids)))}
+        targets = torch.tensor(example.input_ids)[[t + 1 for t in rows["summary"]]]
+        loss = -logits[rows["summary"]].double().log_softmax(-1)[range(len(targets)), targets].mean()
+        assert captured["loss/summary"][a] == pytest.approx(float(loss), rel=1e-5)
+        for where, queries in rows.items():
+            for layer, values in enumerate(residuals):
+                values = values[queries].double().numpy()
+                check(captured[f"activation/residual/mean_abs/{where}"][a, layer], np.abs(values).mean())
+                check(captured[f"activation/residual/l2/{where}"][a, layer], np.sqrt((values**2).sum(-1)).mean())
+                if where == "summary":
+                    check(captured["latent/residual"][a, layer], values.mean(0))
+            for layer in range(found.layers):
+                heads, attention = (x[0][queries].double().numpy() for x in sites["attention", layer])
+                hidden, mlp = (x[0][queries].double().numpy() for x in sites["mlp", layer])
+                for site, values in (("attention_output", attention), ("mlp_output", mlp), ("mlp_hidden", hidden)):
+                    check(captured[f"activation/{site}/mean_abs/{where}"][a, layer], np.abs(values).mean())
+                    check(captured[f"activation/{site}/l2/{where}"][a, layer], np.sqrt((values**2).sum(-1)).mean())
+                if where == "summary":
+                    hidden_of_layers[layer].append(hidden)
+                output = found.blocks[layer].output
+                bias = 0 if output.bias is None else output.bias.detach()
+                for head in range(found.heads):  # the module itself on one head's slice, the rest zero
+                    only = np.zeros_like(heads)
+                    own = slice(head * found.head_dim, (head + 1) * found.head_dim)
+                    only[:, own] = heads[:, own]
+                    with torch.no_grad():
+                        added = output(torch.tensor(only, dtype=torch.float32)) - bias
+                    check(captured[f"head_output_norm/{where}"][a, layer, head], added.double().norm(dim=-1).mean())
+    for layer, parts in enumerate(hidden_of_layers):
+        values = np.concatenate(parts)
+        for name, expected in (
+            ("mean", values.mean(0)),
+            ("max", values.max(0)),
+            ("std", values.std(0)),
+            ("positive_share", (values > 0).mean(0)),
+        ):
+            check(captured[f"neuron/{name}"][layer], expected)
+
+
+def check(got, expected):
+    np.testing.assert_allclose(got, expected, rtol=2e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("kind", BUILDERS)
+def test_projections_split_by_head_compute_the_attention(kind):
+    """The keys and values that the split weights give, per head, are those that the model's attention is handed."""
+    model = tiny_model(kind).eval()
+    found = architecture(model)
+    block, handed = found.blocks[1], {}
+    function = AttentionInterface._global_mapping["sdpa"]
+
+    def spy(module, query, key, value, *args, **kwargs):
+        if module is block.attention:
+            handed.update(query=query, key=key, value=value)
+        return function(module, query, key, value, *args, **kwargs)
+
+    inputs = []
+    hook = block.attention.register_forward_pre_hook(
+        lambda m, args, kwargs: inputs.append(args[0] if args else kwargs["hidden_states"]), with_kwargs=True
+    )
+    with torch.no_grad():  # biases are vectors, left to the model: drop them here
+        for name, parameter in block.attention.named_parameters():
+            if name.endswith("bias"):
+                parameter.zero_()
+    AttentionInterface.register("sdpa", spy)
+    try:
+        with torch.no_grad():
+            model(torch.tensor([EXAMPLES[0].input_ids]))
+    finally:
+        AttentionInterface.register("sdpa", function)
+        hook.remove()
+    split = found.heads_of(1)
+    assert split["q"].shape == split["o"].shape == (found.heads, found.head_dim, found.width)
+    values = torch.einsum("btm,hdm->bhtd", inputs[0], split["v"])
+    torch.testing.assert_close(values, handed["value"], rtol=1e-4, atol=1e-5)
+    for part, name in (("q", "query"), ("k", "key")):  # a rotation keeps norms; Qwen3 normalises, so skip it there
+        if kind != "qwen3":
+            projected = torch.einsum("btm,hdm->bhtd", inputs[0], split[part])
+            torch.testing.assert_close(projected.norm(dim=-1), handed[name].norm(dim=-1), rtol=1e-4, atol=1e-5)
+
+
+def test_names_and_shapes():
+    model = tiny_model("qwen3")
+    arrays = capture(model, EXAMPLES, base=copy.deepcopy(model))
+    found = architecture(model)
+    A, L, H = len(EXAMPLES), found.layers, found.heads
+    assert (L, H, found.key_heads, found.head_dim, found.width, found.neurons) == (2, 6, 2, 12, 24, 40)
+    shapes = {"loss/summary": (A,), "latent/residual": (A, L + 1, 24)}
+    shapes |= {f"neuron/{name}": (L, 40) for name in ("mean", "max", "std", "positive_share")}
+    shapes |= {f"weights_by_head/{p}/{of}": (L, H) for p in "qkvo" for of in ("absolute", "relative")}
+    for where in ("summary", "all"):
+        shapes |= {f"attention/{name}/{where}": (A, L, H) for name in metric_names(two_models=True)}
+        shapes |= {f"head_output_norm/{where}": (A, L, H)}
+        for size in ("mean_abs", "l2"):
+            shapes |= {f"activation/residual/{size}/{where}": (A, L + 1)}
+            shapes |= {
+                f"activation/{s}/{size}/{where}": (A, L) for s in ("attention_output", "mlp_output", "mlp_hidden")
+            }
+    assert {key: value.shape for key, value in arrays.items()} == shapes
+    assert all(value.dtype == np.float32 and np.isfinite(value).all() for value in arrays.values())
+    for key, value in arrays.items():  # nothing moved: exactly zero, not nearly
+        if key.startswith(("attention/kl", "attention/js", "weights_by_head")):
+            assert not value.any(), key
+    alone = capture(model, EXAMPLES)
+    assert set(shapes) - set(alone) == {k for k in shapes if k.startswith(("attention/kl", "attention/js", "weights"))}
+    assert {name for name, metric in METRICS.items() if metric.two_models} == {"kl", "js"}
+
+
+def test_bfloat16_models_are_captured():
+    model = tiny_model("llama")
+    exact = capture(model, EXAMPLES)
+    rough = capture(copy.deepcopy(model).to(torch.bfloat16), EXAMPLES)
+    assert all(np.isfinite(value).all() for value in rough.values())
+    np.testing.assert_allclose(rough["attention/entropy/all"], exact["attention/entropy/all"], rtol=0.02, atol=0.02)
+
+
+def test_weight_change_by_matrix_and_head():
+    base = tiny_model("gpt_neox")
+    model = copy.deepcopy(base)
+    with torch.no_grad():  # the value rows of head 2 in layer 1: GPT-NeoX interleaves q, k, v head by head
+        model.gpt_neox.layers[1].attention.query_key_value.weight[2 * 24 + 16 : 3 * 24] += 0.5
+    matrices, by_head = weight_change(model, base)
+    moved = {name: row for name, row in matrices.items() if row["absolute"] > 0}
+    assert list(moved) == ["gpt_neox.layers.1.attention.query_key_value.v.weight"]
+    (row,) = moved.values()
+    assert row["layer"] == 1 and row["absolute"] == pytest.approx(0.5 * (8 * 24) ** 0.5, rel=1e-5)
+    expected = np.zeros((2, 3))
+    expected[1, 2] = row["absolute"]
+    np.testing.assert_allclose(by_head["weights_by_head/v/absolute"], expected, rtol=1e-5)
+    before = base.gpt_neox.layers[1].attention.query_key_value.weight[2 * 24 + 16 : 3 * 24].detach().numpy()
+    relative = by_head["weights_by_head/v/relative"]
+    assert relative[1, 2] == pytest.approx(row["absolute"] / np.linalg.norm(before), rel=1e-5)
+    assert all(not values.any() for key, values in by_head.items() if "/v/" not in key)
+    assert matrices["gpt_neox.embed_in.weight"]["layer"] is None
+
+
+def test_gradient_norms_of_accumulated_steps():
+    model = tiny_model("gpt2").eval()
+    batches = [torch.tensor([example.input_ids]) for example in EXAMPLES]
+    for ids in batches:
+        (model(ids, labels=ids).loss / len(batches)).backward()
+    whole = copy.deepcopy(model)
+    whole.zero_grad()
+    sum(whole(ids, labels=ids).loss / len(batches) for ids in batches).backward()
+
+    def norm(*parts):
+        named = [(n, p.grad.double()) for n, p in whole.named_parameters() if n.startswith(parts)]
+        return float(torch.cat([gradient.flatten() for _, gradient in named]).norm())
+
+    norms = gradient_norms(model)
+    assert norms["layers"] == pytest.approx([norm("transformer.h.0."), norm("transformer.h.1.")], rel=1e-5)
+    assert norms["embeddings"] == pytest.approx(norm("transformer.wte", "transformer.wpe"), rel=1e-5)
+    assert norms["final_norm"] == pytest.approx(norm("transformer.ln_f"), rel=1e-5)
+    assert norms["total"] == pytest.approx(norm(""), rel=1e-5)
+
+
+def mistral(window):
+    config = MistralConfig(
+        num_hidden_layers=2, hidden_size=24, intermediate_size=40, vocab_size=24, num_attention_heads=6,
+        num_key_value_heads=2, sliding_window=window, bos_token_id=None, eos_token_id=None,
+    )  # fmt: skip
+    return MistralForCausalLM(config)
+
+
+def gemma2(cap):
+    config = Gemma2Config(
+        num_hidden_layers=2, hidden_size=24, intermediate_size=40, vocab_size=24, num_attention_heads=6,
+        num_key_value_heads=2, head_dim=12, sliding_window=64, attn_logit_softcapping=cap, pad_token_id=0,
+    )  # fmt: skip
+    return Gemma2ForCausalLM(config)
+
+
+def test_a_window_that_spans_the_articles_is_captured_and_a_shorter_one_is_refused():
+    assert np.isfinite(capture(mistral(20), EXAMPLES)["attention/entropy/all"]).all()
+    with pytest.raises(UserError, match="layers.0.*sliding window"):
+        capture(mistral(8), EXAMPLES)
+
+
+def test_what_cannot_be_read_rightly_is_refused_by_name():
+    with pytest.raises(UserError, match="soft-capped"):
+        capture(gemma2(30.0), EXAMPLES)
+    assert np.isfinite(capture(gemma2(None), EXAMPLES)["attention/entropy/all"]).all()
+    with pytest.raises(UserError, match="not a decoder-only"):
+        capture(T5ForConditionalGeneration(T5Config(num_layers=1, num_heads=2, d_model=16, d_ff=8, d_kv=8)), EXAMPLES)
+    mixture = MixtralConfig(
+        num_hidden_layers=1, hidden_size=24, intermediate_size=8, vocab_size=24, num_attention_heads=2,
+        num_key_value_heads=2, num_local_experts=2, bos_token_id=None, eos_token_id=None,
+    )  # fmt: skip
+    with pytest.raises(UserError, match="mixture of experts"):
+        capture(MixtralForCausalLM(mixture), EXAMPLES)
+    prefix = tiny_model("llama")
+    for block in prefix.model.layers:
+        block.self_attn.is_causal = False
+    with pytest.raises(UserError, match="does not attend to all earlier"):
+        capture(prefix, EXAMPLES[:1])
+    upcast = tiny_model("gpt2", attention="eager")
+    for block in upcast.transformer.h:
+        block.attn.reorder_and_upcast_attn = True  # a path of GPT-2's own, beside the attention interface
+    with pytest.raises(UserError, match="does not go through"):
+        capture(upcast, EXAMPLES)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda m: m.transformer.h[1].mlp.c_fc.weight[0].fill_(torch.nan), r"h\.1\.mlp\.c_fc\.weight holds NaN"),
+        (lambda m: m.transformer.ln_f.bias[0].fill_(torch.inf), r"ln_f\.bias holds NaN or infinite"),
+    ],
+)
+def test_weights_that_are_not_finite_are_named(spoil, message):
+    model = tiny_model("gpt2")
+    with torch.no_grad():
+        spoil(model)
+    with pytest.raises(UserError, match=message):
+        capture(model, EXAMPLES)
+
+
+def test_bad_probe_sets_and_pairs_of_models_are_named():
+    model = tiny_model("gpt2")
+    with pytest.raises(UserError, match="empty"):
+        capture(model, [])
+    with pytest.raises(UserError, match="article-7 leaves no summary position"):
+        capture(model, [*EXAMPLES, Example("article-7", (1, 2, 3), 3, 0, 2)])
+    with pytest.raises(UserError, match="long has 70 tokens; the model reads at most 64"):
+        capture(model, [Example("long", (1,) * 70, 60, 0, 50)])
+    deeper = copy.deepcopy(model.config)
+    deeper.n_layer = 3
+    with pytest.raises(UserError, match="layers 2 against 3"):
+        capture(model, EXAMPLES, base=type(model)(deeper))
+    finer = copy.deepcopy(model.config)
+    finer.n_head = 4
+    with pytest.raises(UserError, match="heads 3 against 4"):
+        weight_change(model, type(model)(finer))
