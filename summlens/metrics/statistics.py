@@ -47,6 +47,12 @@ def bootstrap_interval(values, resamples=10_000, confidence=0.95, seed=0, axis=0
         deviations = _resampled_means(centred[:, columns], present[:, columns], resamples, seed)
         known = count[columns] > 0
         interval[:, columns][:, known] = mean[columns][known] + np.nanquantile(deviations[:, known], tails, axis=0)
+    if len(values):  # no mean lies beyond the values, not even by rounding
+        smallest, largest = (
+            np.where(present, values, np.inf).min(axis=0),
+            np.where(present, values, -np.inf).max(axis=0),
+        )
+        interval = np.clip(interval, smallest, largest)
     low, high = interval
     return mean.reshape(shape)[()], low.reshape(shape)[()], high.reshape(shape)[()]
 
