@@ -1,0 +1,72 @@
+#!/usr/bin/env python3
+"""Compare the representations of two models: RSA, CKA, divergence by layer, projections, clusters, logit lens.
+
+By default a run's base model against its fine-tuned one, with everything captured in between. Reads the run below
+--output-dir and writes interpretability_metrics/latent_space.json and .npz there. Needs no GPU.
+"""
+
+import argparse
+import time
+
+from summlens.artifacts import Run
+from summlens.config import PROJECT, Config
+from summlens.errors import UserError, one_line_errors
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output-dir", default=PROJECT, help="the run: where its six folders are (%(default)s)")
+    parser.add_argument("--base", metavar="MODEL", help="hub name or directory; default: the model the run began with")
+    parser.add_argument("--model", metavar="MODEL", help="what to compare with it; default: the run's model_outputs/")
+    parser.add_argument("--no-models", action="store_true", help="saved vectors only: fast, but no logit lens")
+    scale = parser.add_mutually_exclusive_group()
+    scale.add_argument("--standardize", action="store_true", help="features at mean 0 and deviation 1 (the default)")
+    scale.add_argument("--raw", action="store_true", help="features as they are: a few rogue dimensions dominate GPT-2")
+    parser.add_argument("--seed", type=int, default=0, help="of bootstrap, projections, clusters (%(default)s)")
+    options = parser.parse_args()
+    if options.no_models and (options.base or options.model):
+        parser.error("--no-models reads saved vectors: it goes with neither --base nor --model")
+    if options.seed < 0:
+        parser.error("--seed must not be negative")
+    return options
+
+
+def names_of_models(options: argparse.Namespace, run: Run, described: dict) -> tuple[str, str]:
+    """Base and fine-tuned: those asked for, else those of the run."""
+    base = Config().resolve(options.base or described["config"]["model"])
+    if not options.model and not run.model_outputs.is_dir():
+        raise UserError(f"{run.model_outputs} is not there: finish the training, or give --model or --no-models")
+    return base, Config().resolve(options.model or str(run.model_outputs))
+
+
+if __name__ == "__main__":
+    started = time.monotonic()
+    options = parse()
+    with one_line_errors():
+        run = Run(options.output_dir)
+        described = run.read_json("run.json")
+
+        # Only now what takes seconds to import: --help and a missing run are answered at once.
+        from summlens import latent_space
+
+        examples = latent_space.probe_examples(described)
+        own_models = not (options.base or options.model)  # the captured steps lead from the one to the other
+        steps = latent_space.saved_vectors(run, len(examples)) if own_models else {}
+
+        if options.no_models:
+            names = ("step 0 (saved vectors)", "last step (saved vectors)")
+            base, fine_tuned = latent_space.ends(steps)
+        else:
+            names = names_of_models(options, run, described)
+            base, fine_tuned = latent_space.represent_pair(*names, examples)
+
+        info, arrays = latent_space.analyze(base, fine_tuned, steps, not options.raw, options.seed)
+        written = [
+            run.write_arrays("latent_space.npz", arrays),
+            run.write_json("latent_space.json", {"base": names[0], "fine_tuned": names[1], **info}),
+        ]
+        for line in latent_space.headlines(info):
+            print(line)
+        for name, reason in info["left_out"].items():
+            print(f"left out: {name}: {reason}")
+        print("wrote {} and {} ({:.0f} s)".format(*written, time.monotonic() - started))

@@ -1,0 +1,447 @@
+"""What fine-tuning did to the representations: models or a run's saved vectors in, latent_space.json and .npz out.
+
+A representation is the mean residual stream over an article's summary positions, (A, L + 1, D): layer index 0 is the
+embeddings, index l the output of block l. With A articles, S captured steps and P projected points, the arrays are:
+
+rsa/base_fine_tuned, cka/base_fine_tuned      (L + 1, L + 1) base's layers in rows, fine-tuned's in columns
+rsa/same_layer, cka/same_layer                (3, L + 1) value, low, high of layer l against layer l
+rsa/steps, cka/steps                          (S, L + 1) each captured step against step 0; .../low and .../high alike
+steps                                         (S,) the captured steps
+layer_distance/base, .../fine_tuned           (A, L) 1 - cosine between a layer's vector and the next layer's
+divergence/cosine                             (A, L + 1) 1 - cosine between base's and fine-tuned's vector
+projection/<pca2|pca3|tsne2|umap2|umap3>      (P, 2 or 3) one fit for base, fine-tuned and all steps together
+projection/step, .../layer, .../article       (P,) where a point comes from; article -1 is the mean over the articles
+clusters/kmeans, clusters/hdbscan             (P,) labels; -1 for HDBSCAN's noise and for means over articles
+logit_lens/<base|fine_tuned>/<loss|rank>      (A, L + 1) means over summary positions: nats; 1 = largest logit
+
+What the data or the models do not allow is left out, with its reason under `left_out` in the JSON.
+"""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from sklearn.metrics import adjusted_rand_score
+from torch import Tensor, nn
+
+from summlens import models
+from summlens.architecture import Architecture, architecture, evaluating, observed_sites
+from summlens.artifacts import Run
+from summlens.data import Example
+from summlens.errors import UserError
+from summlens.metrics import projection, representation
+from summlens.metrics.lens import logit_lens
+from summlens.metrics.statistics import bootstrap_interval
+
+RESAMPLES = 1000
+FEWEST_ARTICLES = 4  # unbiased HSIC averages over four different articles
+MOST_LAYERS, MOST_STEPS, MOST_ARTICLES = 5, 8, 24  # in the projection: t-SNE and UMAP then take seconds on one core
+
+_METRICS = {
+    "rsa": {"name": "RSA", "unit": "Spearman correlation, -1..1", "of": "RDMs: 1 - Pearson between article vectors"},
+    "cka": {"name": "debiased linear CKA", "unit": "about 0..1", "of": "Gram matrices of the article vectors"},
+    "layer_distance": {"name": "distance between consecutive layers", "unit": "1 - cosine, 0..2", "of": "raw vectors"},
+    "divergence/cosine": {"name": "divergence of fine-tuned from base", "unit": "1 - cosine, 0..2"},
+    "logit_lens/loss": {"name": "logit lens loss", "unit": "nats a token"},
+    "logit_lens/rank": {"name": "logit lens rank of the target", "unit": "rank, 1 = largest logit"},
+}
+
+
+@dataclass(frozen=True)
+class Representation:
+    """One model's view of the probe articles: `vectors` (A, L + 1, D); logit lens `loss` and `rank` (A, L + 1).
+
+    `no_lens` says why there is no logit lens, where there is none.
+    """
+
+    vectors: np.ndarray
+    loss: np.ndarray | None = None
+    rank: np.ndarray | None = None
+    no_lens: str = "needs the models: the saved vectors are means over positions"
+
+
+def saved_vectors(run: Run, articles: int) -> dict[int, np.ndarray]:
+    """The vectors (A, L + 1, D) that a run saved, by captured step. Raises UserError where they do not fit together."""
+    vectors = {}
+    for step in run.steps():
+        path = run.metrics / f"step_{step:06d}.npz"
+        saved = run.read_arrays(path.name).get("latent/residual")
+        if saved is None:
+            raise UserError(f"{path} holds no latent/residual: make the run again")
+        expected = next(iter(vectors.values())).shape if vectors else (articles, *saved.shape[1:])
+        if saved.ndim != 3 or saved.shape != expected:
+            raise UserError(
+                f"{path} holds vectors of shape {saved.shape}, not {expected} as this run's probe set and other steps "
+                "do: it belongs to another run; make this one again"
+            )
+        _check_finite(saved, str(path))
+        vectors[step] = saved
+    return vectors
+
+
+def ends(steps: Mapping[int, np.ndarray]) -> tuple[Representation, Representation]:
+    """Base and fine-tuned from saved vectors: step 0 and the last step. Raises UserError where they are not there."""
+    if 0 not in steps or len(steps) < 2:
+        raise UserError(f"captured steps {list(steps)}: step 0 and a later one are needed to compare; train further")
+    return Representation(steps[0]), Representation(steps[max(steps)])
+
+
+def probe_examples(described: Mapping) -> list[Example]:
+    """The probe articles as tokens, from what run.json holds. Raises UserError where it holds none."""
+    try:
+        rows = described["probe"]["examples"]
+        examples = [Example(**{**row, "input_ids": tuple(row["input_ids"])}) for row in rows]
+    except (KeyError, TypeError):
+        raise UserError("run.json holds no probe articles as tokens: make the run again") from None
+    if not examples:
+        raise UserError("run.json has an empty probe set: make the run again with --probe-articles above 0")
+    return examples
+
+
+def represent_pair(base: str, fine_tuned: str, examples: Sequence[Example]) -> tuple[Representation, Representation]:
+    """Load two models, one after the other, and run the probe articles through each (see `represent`).
+
+    Raises:
+        UserError: a model or tokenizer that cannot be loaded; tokenizers that read the probe's ids differently.
+    """
+    ids = sorted({token for example in examples for token in example.input_ids})
+    texts = [models.load_tokenizer(name).convert_ids_to_tokens(ids) for name in (base, fine_tuned)]
+    for token, left, right in zip(ids, *texts, strict=True):
+        if left != right:
+            raise UserError(
+                f"the tokenizers of {base} and {fine_tuned} differ (token {token} is {left!r} and {right!r}): "
+                "only models that read the same tokens can be compared"
+            )
+    on = models.device()
+    return tuple(represent(models.load_model(name).to(on), examples, name) for name in (base, fine_tuned))
+
+
+@torch.no_grad()
+def represent(model: nn.Module, examples: Sequence[Example], name: str) -> Representation:
+    """Run the probe articles through a model, one at a time: vectors and logit lens.
+
+    The lens is checked where it must equal the model itself, after the last layer: a model whose head does more than
+    final norm and unembedding (scaled or soft-capped logits) gets no lens, and `no_lens` says so.
+
+    Raises:
+        UserError: no articles, one without a summary position, a token the model does not have, or vectors that are
+            not finite; it names the model by `name`.
+    """
+    if not examples:
+        raise UserError("the probe set is empty: there is nothing to represent")
+    found = architecture(model)
+    unembedding = model.get_output_embeddings()
+    vectors, losses, ranks, exact = [], [], [], True
+    with evaluating(model):
+        norm = _final_norm(model)
+        for example in examples:
+            if not example.queries:
+                raise UserError(f"probe article {example.id} leaves no summary position")
+            if max(example.input_ids) >= found.vocabulary:
+                raise UserError(f"probe article {example.id} has tokens beyond the {found.vocabulary} of {name}")
+            residuals, logits = _read(model, found, example)
+            targets = torch.tensor(example.input_ids[example.prompt_length :], device=logits.device)
+            loss, rank = logit_lens(residuals, targets, norm, unembedding)
+            own = nn.functional.cross_entropy(logits.float(), targets, reduction="none")
+            exact = exact and torch.allclose(own, loss[-1], rtol=1e-3, atol=1e-3)
+            for kept, values in ((vectors, residuals), (losses, loss), (ranks, rank)):
+                kept.append(values.double().mean(dim=1).cpu().numpy())
+    _check_finite(np.stack(vectors), name)
+    if not exact:
+        return Representation(np.stack(vectors), no_lens=f"the head of {name} is more than final norm and unembedding")
+    return Representation(np.stack(vectors), np.stack(losses), np.stack(ranks))
+
+
+def analyze(
+    base: Representation,
+    fine_tuned: Representation,
+    steps: Mapping[int, np.ndarray],
+    standardized: bool = True,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+) -> tuple[dict, dict[str, np.ndarray]]:
+    """All of latent_space.json and .npz (module docstring).
+
+    Args:
+        base, fine_tuned: the same A articles in the same order; depth may differ, width may not.
+        steps: captured step -> vectors (A, L + 1, D), of the run that leads from base to fine-tuned; may be empty.
+        standardized: features at mean 0 and standard deviation 1 before RSA, CKA, divergence and projection.
+        seed: of the bootstrap, the projections and the clusters.
+
+    Raises:
+        UserError: models of different width, or steps of another shape than the models.
+    """
+    if base.vectors.shape[-1] != fine_tuned.vectors.shape[-1]:
+        raise UserError(
+            f"base has width {base.vectors.shape[-1]}, fine-tuned {fine_tuned.vectors.shape[-1]}: "
+            "only models of the same width share a space"
+        )
+    for step, vectors in steps.items():
+        if vectors.shape != base.vectors.shape:
+            raise UserError(
+                f"step {step} holds vectors of shape {vectors.shape}, base of {base.vectors.shape}: "
+                "they are not of one run"
+            )
+    analysis = _Analysis(base, fine_tuned, steps, standardized, seed, resamples)
+    analysis.compare_layers()
+    analysis.compare_steps()
+    analysis.measure_distances()
+    analysis.locate_divergence()
+    analysis.project()
+    analysis.read_lens()
+    return analysis.info, analysis.arrays
+
+
+class _Analysis:
+    """Collects `info` and `arrays`, a method for each part of the analysis."""
+
+    def __init__(self, base, fine_tuned, steps, standardized, seed, resamples):
+        self.base, self.fine_tuned, self.steps = base, fine_tuned, dict(sorted(steps.items()))
+        self.standardized, self.seed, self.resamples = standardized, seed, resamples
+        self.few = len(base.vectors) < FEWEST_ARTICLES
+        self.same_depth = base.vectors.shape == fine_tuned.vectors.shape
+        self.arrays: dict[str, np.ndarray] = {}
+        self.left_out: dict[str, str] = {}
+        self.info = {
+            "metrics": _METRICS,
+            "vectors": "residual stream, mean over summary positions; layer 0 = embeddings, l = output of block l",
+            "features": "standardised over the articles, layer by layer" if standardized else "raw",
+            "interval": {
+                "kind": "percentile bootstrap over probe articles; it does not cover training seeds",
+                "confidence": 0.95,
+                "resamples": resamples,
+                "duplicates": "pairs (RSA) and quadruples (CKA) of an article with its own copy are left out",
+            },
+            "seed": seed,
+            "articles": len(base.vectors),
+            "layers": {"base": base.vectors.shape[1], "fine_tuned": fine_tuned.vectors.shape[1]},
+            "width": base.vectors.shape[2],
+            "steps": list(self.steps),
+            "left_out": self.left_out,
+        }
+
+    def compare_layers(self) -> None:
+        """RSA and CKA of base and fine-tuned: all pairs of layers, and the same layer with its interval."""
+        if self.few:
+            self._leave_out(("rsa", "cka"), self._too_few())
+            return
+        x, y = self._by_layer(self.base.vectors), self._by_layer(self.fine_tuned.vectors)
+        self.arrays["rsa/base_fine_tuned"] = representation.rsa_matrix(x, y)
+        self.arrays["cka/base_fine_tuned"] = representation.cka_matrix(x, y)
+        if not self.same_depth:
+            self._leave_out(("rsa/same_layer", "cka/same_layer"), "the models differ in depth")
+            return
+        for name, interval in (("rsa", representation.rsa_interval), ("cka", representation.cka_interval)):
+            self.arrays[f"{name}/same_layer"] = np.stack(interval(x, y, self.resamples, seed=self.seed))
+            self.info[name] = {"same_layer": _named(*self.arrays[f"{name}/same_layer"])}
+
+    def compare_steps(self) -> None:
+        """RSA and CKA of every captured step against step 0, layer by layer."""
+        names = ("rsa/steps", "cka/steps")
+        if 0 not in self.steps:
+            self._leave_out(names, "no captured step 0 belongs to these models")
+            return
+        self.arrays["steps"] = np.array(list(self.steps))
+        if self.few:
+            self._leave_out(names, self._too_few())
+            return
+        start = self._by_layer(self.steps[0])
+        later = np.stack([self._by_layer(vectors) for vectors in self.steps.values()])
+        for name, interval in zip(names, (representation.rsa_interval, representation.cka_interval), strict=True):
+            value, low, high = interval(start, later, self.resamples, seed=self.seed)
+            self.arrays |= {name: value, f"{name}/low": low, f"{name}/high": high}
+
+    def measure_distances(self) -> None:
+        """How far each block moves an article's vector, in the residual stream itself."""
+        self.info["layer_distance"] = {}
+        for name, vectors in (("base", self.base.vectors), ("fine_tuned", self.fine_tuned.vectors)):
+            distance = representation.cosine_distance(vectors[:, :-1], vectors[:, 1:])
+            self.arrays[f"layer_distance/{name}"] = distance
+            self.info["layer_distance"][name] = self._mean(distance)
+
+    def locate_divergence(self) -> None:
+        """Where in depth fine-tuned leaves base, article by article."""
+        if not self.same_depth:
+            self._leave_out(("divergence",), "the models differ in depth")
+            return
+        if self.few:
+            self._leave_out(("divergence",), self._too_few())
+            return
+        articles = len(self.base.vectors)
+        both = np.concatenate([self.base.vectors, self.fine_tuned.vectors])
+        both = self._by_layer(both)  # standardised together: a shift that all articles share must show
+        divergence = representation.cosine_distance(both[:, :articles], both[:, articles:]).T
+        self.arrays["divergence/cosine"] = divergence
+        draws = representation.bootstrap_counts(articles, self.resamples, self.seed) @ divergence / articles
+        self.info["divergence"] = {
+            **self._mean(divergence),
+            "onset": {
+                "definition": "first layer whose mean divergence is at least half of the largest",
+                **_layer_interval(_onset, divergence.mean(axis=0), draws),
+            },
+            "peak": {
+                "definition": "layer of the largest mean divergence",
+                **_layer_interval(_peak, divergence.mean(axis=0), draws),
+            },
+        }
+
+    def project(self) -> None:
+        """One joint projection of base, fine-tuned and all steps (thinned evenly), and clusters of its points."""
+        last = max(self.steps, default=0) or 1  # without steps, 0 and 1 stand for base and fine-tuned
+        states = {**self.steps, 0: self.base.vectors, last: self.fine_tuned.vectors}
+        labels = sorted(states)
+        labels = [labels[i] for i in _evenly(len(labels), MOST_STEPS)]
+        articles = _evenly(len(self.base.vectors), MOST_ARTICLES)
+        points, origin = [], []
+        for step in labels:
+            for layer in _evenly(states[step].shape[1], MOST_LAYERS):
+                vectors = states[step][:, layer]
+                points += [*vectors[articles], vectors.mean(axis=0)]
+                origin += [(step, layer, article) for article in (*articles, -1)]
+        points, origin = np.array(points, dtype=np.float64), np.array(origin)
+        if self.standardized:
+            points = representation.standardize(points)
+        single = origin[:, 2] >= 0
+        if len(np.unique(points[single], axis=0)) < projection.FEWEST_POINTS or points.shape[1] < 3:
+            few = f"fewer than {projection.FEWEST_POINTS} different points, or fewer than 3 dimensions"
+            self._leave_out(("projection", "clusters"), few)
+            return
+        coordinates, settings = projection.project(points, self.seed)
+        found, summary = projection.cluster(points[single], self.seed)
+        for column, name in enumerate(("step", "layer", "article")):
+            self.arrays[f"projection/{name}"] = origin[:, column]
+        for name, values in coordinates.items():
+            self.arrays[f"projection/{name}"] = values
+        for name, members in found.items():
+            everyone = np.full(len(points), -1, dtype=np.int32)
+            everyone[single] = members
+            self.arrays[f"clusters/{name}"] = everyone
+            summary[name]["adjusted_rand_index"] = {
+                label: float(adjusted_rand_score(origin[single, column], members))
+                for column, label in enumerate(("step", "layer", "article"))
+            }
+        self.info["projection"] = {
+            "points": len(points),
+            "steps": labels,
+            "base_step": 0,
+            "fine_tuned_step": last,
+            "features": "standardised over all points" if self.standardized else "raw",
+            "warning": "illustration: distances between far points in t-SNE and UMAP have no meaning",
+            **settings,
+        }
+        self.info["clusters"] = {"space": f"{settings['principal_components']} principal components", **summary}
+
+    def read_lens(self) -> None:
+        self.info["logit_lens"] = {}
+        for name, side in (("base", self.base), ("fine_tuned", self.fine_tuned)):
+            if side.loss is None:
+                self._leave_out((f"logit_lens/{name}",), side.no_lens)
+                continue
+            self.arrays |= {f"logit_lens/{name}/loss": side.loss, f"logit_lens/{name}/rank": side.rank}
+            self.info["logit_lens"][name] = {"loss": self._mean(side.loss), "rank": self._mean(side.rank)}
+
+    def _by_layer(self, vectors: np.ndarray) -> np.ndarray:
+        """(A, L + 1, D) -> (L + 1, A, D), standardised where asked for."""
+        vectors = np.asarray(vectors, dtype=np.float64).swapaxes(0, 1)
+        return representation.standardize(vectors) if self.standardized else vectors
+
+    def _mean(self, values: np.ndarray) -> dict:
+        return _named(*bootstrap_interval(values, self.resamples, seed=self.seed), key="mean")
+
+    def _leave_out(self, names: Sequence[str], reason: str) -> None:
+        self.left_out |= dict.fromkeys(names, reason)
+
+    def _too_few(self) -> str:
+        return f"{len(self.base.vectors)} probe articles: at least {FEWEST_ARTICLES} are needed"
+
+
+def headlines(info: Mapping) -> list[str]:
+    """The numbers to read first, a line each, from what `analyze` returned as info."""
+    lines = []
+    if "cka" in info:
+        same = info["cka"]["same_layer"]
+        layer = int(np.nanargmin(same["value"]))
+        interval = _range(same["value"][layer], same["low"][layer], same["high"][layer])
+        lines.append(f"least similar layer of base and fine-tuned: {layer}, debiased CKA {interval}")
+    if "divergence" in info and info["divergence"]["onset"]["layer"] is not None:
+        onset = info["divergence"]["onset"]
+        span = f"layer {onset['layer']} [{onset['low']}, {onset['high']}] of {info['layers']['base'] - 1}"
+        lines.append(f"divergence reaches half of its largest value at {span}")
+    for name, label in (("base", "base"), ("fine_tuned", "fine-tuned")):
+        if name in info["logit_lens"]:
+            loss = info["logit_lens"][name]["loss"]
+            interval = _range(loss["mean"][-1], loss["low"][-1], loss["high"][-1])
+            lines.append(f"loss on the reference summary, {label}: {interval} nats a token")
+    return lines
+
+
+def _read(model: nn.Module, found: Architecture, example: Example) -> tuple[Tensor, Tensor]:
+    """Residual stream (L + 1, m, D), before the first block and after each, and logits (m, V), at the m queries."""
+    layers = {}
+    count = len(example.queries)
+
+    def keep(site, layer, values):
+        if site == "residual":
+            layers[layer] = values[0, -count - 1 : -1]  # the queries are the last positions but one
+
+    ids = torch.tensor([example.input_ids], device=model.device)
+    options = {"use_cache": False}
+    if "logits_to_keep" in inspect.signature(model.forward).parameters:  # spares the prompt's logits
+        options["logits_to_keep"] = count + 1
+    with observed_sites(found, keep):
+        logits = model(input_ids=ids, **options).logits[0, -count - 1 : -1]
+    return torch.stack([layers[layer] for layer in range(found.layers + 1)]), logits
+
+
+def _final_norm(model: nn.Module) -> nn.Module:
+    """The module that makes the decoder's last hidden state, found by following a token through the model."""
+    made = []
+    leaves = [module for module in model.base_model.modules() if not any(module.children())]
+    hooks = [leaf.register_forward_hook(lambda module, _, output: made.append((module, output))) for leaf in leaves]
+    try:
+        ids = torch.zeros((1, 1), dtype=torch.long, device=model.device)
+        last = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+    finally:
+        for hook in hooks:
+            hook.remove()
+    for module, output in reversed(made):
+        if isinstance(output, Tensor) and output.data_ptr() == last.data_ptr():
+            return module
+    raise UserError(f"{type(model).__name__}: its final norm was not found")
+
+
+def _check_finite(vectors: np.ndarray, name: str) -> None:
+    bad = np.argwhere(~np.isfinite(vectors))
+    if len(bad):
+        raise UserError(f"{name} gives values that are not finite at layer {bad[0][1]}, probe article {bad[0][0]}")
+
+
+def _evenly(count: int, most: int) -> np.ndarray:
+    """At most `most` of the indices 0..count - 1, evenly spaced, the first and the last among them."""
+    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int))
+
+
+def _onset(means: np.ndarray) -> np.ndarray:
+    return (means >= means.max(axis=-1, keepdims=True) / 2).argmax(axis=-1)
+
+
+def _peak(means: np.ndarray) -> np.ndarray:
+    return means.argmax(axis=-1)
+
+
+def _layer_interval(choose, means: np.ndarray, draws: np.ndarray) -> dict:
+    """The layer that `choose` picks from means (L + 1,), and the central 95 % of its picks from draws (B, L + 1)."""
+    if not np.nanmax(means) > 0:
+        return {"layer": None, "low": None, "high": None}  # nothing diverges
+    low, high = np.quantile(choose(draws), [0.025, 0.975], method="nearest")
+    return {"layer": int(choose(means)), "low": int(low), "high": int(high)}
+
+
+def _named(value, low, high, key="value") -> dict:
+    return {key: value.tolist(), "low": low.tolist(), "high": high.tolist()}
+
+
+def _range(value: float, low: float, high: float) -> str:
+    return f"{value:.3f} [{low:.3f}, {high:.3f}]"
