@@ -30,6 +30,8 @@ def fine_tune(study: Experiment, resume: bool = False, sample_summaries=None):
     """
     config, run = study.config, study.run
     model = copy.deepcopy(study.base)
+    if config.gradient_checkpointing:
+        model.gradient_checkpointing_enable()
     checkpoint = newest_checkpoint(run) if resume else None
     first_step = checkpoint_step(checkpoint) if checkpoint else 0
     if checkpoint:
@@ -38,7 +40,7 @@ def fine_tune(study: Experiment, resume: bool = False, sample_summaries=None):
     board = TensorBoard(run.logs, from_step=first_step)
     trainer = SummaryTrainer(
         model=model,
-        args=training_arguments(config, run),
+        args=training_arguments(config, run, first_step),
         train_dataset=study.train,
         eval_dataset=study.validation,
         data_collator=collate,
@@ -57,7 +59,7 @@ def fine_tune(study: Experiment, resume: bool = False, sample_summaries=None):
     return model.eval()
 
 
-def training_arguments(config: Config, run: Run) -> TrainingArguments:
+def training_arguments(config: Config, run: Run, first_step: int = 0) -> TrainingArguments:
     device = models.device()
     dtype = models.training_dtype(config.precision, device)
     arguments = TrainingArguments(
@@ -75,10 +77,9 @@ def training_arguments(config: Config, run: Run) -> TrainingArguments:
         optim="adamw_torch_fused" if device.type == "cuda" else "adamw_torch",
         bf16=dtype == torch.bfloat16,
         fp16=dtype == torch.float16,
-        gradient_checkpointing=config.gradient_checkpointing,
         eval_strategy="steps",
         eval_steps=config.evaluation_steps,
-        eval_on_start=True,
+        eval_on_start=first_step == 0,
         save_strategy="steps",
         save_steps=config.checkpoint_steps,
         save_total_limit=2,
@@ -147,18 +148,25 @@ class _TellEpoch(TrainerCallback):
 
 
 class Observer(TrainerCallback):
-    """Looks inside the model at step 0, every `capture_steps` and at the end, and writes one file a step."""
+    """Looks inside the model at step 0, every `capture_steps` and at the end, and writes one file a step.
+
+    A step is captured at its end and written once its loss is logged, before its checkpoint is sealed: where there is
+    a whole checkpoint, there is its capture.
+    """
 
     def __init__(self, study: Experiment, board: TensorBoard, sample_summaries=None):
         self.base, self.probe, self.config, self.run = study.base, study.probe, study.config, study.run
         self.board, self.sample_summaries = board, sample_summaries
         self.gradients: dict | None = None
-        self.history: list[dict] = []  # what was logged since the last capture
+        self.pending: tuple | None = None  # a captured step that waits for its log entries
 
     def on_train_begin(self, args, state, control, model=None, **_):
         self.base.to(model.device).eval()
         if state.global_step == 0:
             self._capture(state, model)
+
+    def on_step_begin(self, args, state, control, **_):
+        self._write(state)
 
     def on_pre_optimizer_step(self, args, state, control, model=None, **_):
         if self._due(state.global_step + 1, state.max_steps):
@@ -169,37 +177,54 @@ class Observer(TrainerCallback):
     def on_step_end(self, args, state, control, model=None, **_):
         if self._due(state.global_step, state.max_steps):
             self._capture(state, model)
+            control.should_log = True
+        if state.global_step == state.max_steps:
+            control.should_evaluate = True
 
     def on_log(self, args, state, control, logs=None, **_):
-        numbers = {name: float(value) for name, value in logs.items() if name in _LOGGED}
-        if not numbers:
-            return
-        if self.history and self.history[-1]["step"] == state.global_step:
-            self.history[-1].update(numbers)
-        else:
-            self.history.append({"step": state.global_step, **numbers})
-        self.board.scalars({_LOGGED[name]: value for name, value in numbers.items()}, state.global_step)
+        numbers = {_LOGGED[name]: float(value) for name, value in logs.items() if name in _LOGGED}
+        self.board.scalars(numbers, state.global_step)
+
+    def on_save(self, args, state, control, **_):
+        self._write(state)
+
+    def on_train_end(self, args, state, control, **_):
+        self._write(state)
 
     def _due(self, step: int, last: int) -> bool:
         return step % self.config.capture_steps == 0 or step == last
 
     def _capture(self, state, model) -> None:
         arrays = capture(model, self.probe, base=self.base, batch_size=self.config.capture_batch_size)
-        metrics = sorted({key.split("/")[1] for key in arrays if key.startswith("attention/")})
         info = {
             "epoch": state.epoch or 0.0,
-            "attention_metrics": metrics,
+            "attention_metrics": sorted({key.split("/")[1] for key in arrays if key.startswith("attention/")}),
             "positions": ["summary", "all"],
             "scalars": {"probe_loss": float(arrays["loss/summary"].mean())},
             "gradients": self.gradients,
             "weights": weight_change(model, self.base)[0],
-            "log": self.history,
         }
-        self.run.write_step(state.global_step, info, arrays)
+        self.gradients, self.pending = None, (state.global_step, info, arrays)
         self.board.step(state.global_step, info, arrays)
         if self.sample_summaries:
             self.board.text("summaries", self.sample_summaries(model), state.global_step)
-        self.history, self.gradients = [], None
+
+    def _write(self, state) -> None:
+        if self.pending:
+            step, info, arrays = self.pending
+            earlier = max((done for done in self.run.steps() if done < step), default=-1)
+            self.run.write_step(step, {**info, "log": _log_between(state.log_history, earlier, step)}, arrays)
+            self.pending = None
+
+
+def _log_between(history: list[dict], after: int, until: int) -> list[dict]:
+    """What the Trainer logged in (after, until], one entry a step."""
+    entries: dict[int, dict] = {}
+    for logged in history:
+        numbers = {name: float(value) for name, value in logged.items() if name in _LOGGED}
+        if numbers and after < logged["step"] <= until:
+            entries.setdefault(logged["step"], {"step": logged["step"]}).update(numbers)
+    return list(entries.values())
 
 
 _LOGGED = {

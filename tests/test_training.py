@@ -1,0 +1,165 @@
+"""Training held against plain PyTorch: the loss, the gradients' norms, the steps, and resume = uninterrupted."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from summlens import config as configuration
+from summlens import data, training
+from summlens.artifacts import Run
+from summlens.experiment import Experiment, optimiser_steps
+
+VOCABULARY = 61
+
+
+def example(random, index):
+    prompt, target = random.integers(4, 24), random.integers(1, 7)
+    ids = random.integers(1, VOCABULARY, size=prompt + target)
+    return data.Example(f"a{index}", (*map(int, ids), 0), int(prompt), 0, int(prompt) - 2)
+
+
+@pytest.fixture
+def study(tmp_path):
+    """A tiny GPT-2 with dropout, so that a resumed run must also restore the random state."""
+    random = np.random.default_rng(0)
+    torch.manual_seed(0)
+    shape = {"n_layer": 2, "n_head": 3, "n_embd": 24, "n_positions": 64, "vocab_size": VOCABULARY}
+    model = GPT2LMHeadModel(GPT2Config(**shape, bos_token_id=0, eos_token_id=0)).eval()
+    config = configuration.preset(
+        "demo", batch_size=2, accumulation=3, epochs=2.0, learning_rate=1e-2, max_grad_norm=0.5, warmup_steps=2,
+        evaluation_steps=4, checkpoint_steps=3, capture_steps=4, logging_steps=1, output_dir=str(tmp_path / "run"),
+    )  # fmt: skip
+    train = [example(random, n) for n in range(40)]
+    held = [example(random, 100 + n) for n in range(7)]
+    return Experiment(config, Run(config.output_dir), {}, None, model, None, train, held, held[:3])
+
+
+def slow_loss(model, examples, mean=True):
+    """Sum or mean of -log p over summary tokens and end-of-text, one article and one position at a time, in float64."""
+    terms = []
+    for one in examples:
+        logits = model(input_ids=torch.tensor([one.input_ids])).logits[0].double()
+        terms += [cross_entropy(logits[t], torch.tensor(one.input_ids[t + 1])) for t in one.queries]
+    total = torch.stack(terms).sum()
+    return total / len(terms) if mean else total
+
+
+def make_trainer(study, model=None):
+    return training.SummaryTrainer(
+        model=model or study.base,
+        args=training.training_arguments(study.config, study.run),
+        train_dataset=study.train,
+        eval_dataset=study.validation,
+        data_collator=data.collate,
+    )
+
+
+def test_the_loss_is_the_mean_over_summary_tokens_and_end_of_text(study):
+    trainer = make_trainer(study)
+    batch = study.train[:5]
+    count = sum(len(one.queries) for one in batch)
+    loss = trainer.compute_loss(study.base, data.collate(batch), num_items_in_batch=torch.tensor(count))
+    assert loss.item() == pytest.approx(slow_loss(study.base, batch).item(), rel=1e-5)
+
+
+def test_the_validation_loss_weighs_every_token_alike(study):
+    expected = slow_loss(study.base, study.validation).item()
+    assert make_trainer(study).evaluate()["eval_loss"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_one_step_is_one_adamw_step_on_the_whole_effective_batch(study):
+    """Accumulation over batches of unequal token counts equals one batch; norms are those before clipping."""
+    study.base.config.resid_pdrop = study.base.config.embd_pdrop = study.base.config.attn_pdrop = 0.0
+    base = GPT2LMHeadModel(study.base.config).eval()
+    base.load_state_dict(study.base.state_dict())
+    config = dataclasses.replace(study.config, max_steps=1, capture_steps=1, warmup_steps=0)
+    tuned = training.fine_tune(dataclasses.replace(study, config=config, base=base))
+
+    order = list(data.ByLength([len(one.input_ids) for one in study.train], 6, config.seed))
+    slow_loss(base, [study.train[index] for index in order[:6]]).backward()
+    squares = {name: float((p.grad.double() ** 2).sum()) for name, p in base.named_parameters()}
+    gradients = study.run.read_step(1).info["gradients"]
+    assert gradients["total"] == pytest.approx(np.sqrt(sum(squares.values())), rel=1e-4)
+    assert gradients["total"] > config.max_grad_norm  # so that a norm read after clipping would be found out
+    for layer in range(2):
+        own = sum(value for name, value in squares.items() if f".h.{layer}." in name)
+        assert gradients["layers"][layer] == pytest.approx(np.sqrt(own), rel=1e-4)
+
+    torch.nn.utils.clip_grad_norm_(base.parameters(), config.max_grad_norm)
+    decayed = [p for name, p in base.named_parameters() if p.ndim > 1]
+    others = [p for name, p in base.named_parameters() if p.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    torch.optim.AdamW(groups, lr=config.learning_rate).step()
+    for (name, mine), reference in zip(tuned.named_parameters(), base.parameters(), strict=True):
+        clear = reference.grad.abs() > 1e-6  # Adam's first step is the gradient's sign, which rounding decides near 0
+        torch.testing.assert_close(mine[clear], reference[clear], rtol=1e-4, atol=1e-5, msg=name)
+    assert clear.any()
+
+
+def test_steps_captures_and_checkpoints_are_where_the_configuration_says(study):
+    training.fine_tune(study)
+    assert optimiser_steps(study.config, len(study.train)) == 14  # 2 epochs of 40 articles, 6 a step
+    assert study.run.steps() == [0, 4, 8, 12, 14]
+    assert sorted(folder.name for folder in study.run.checkpoints.iterdir()) == ["checkpoint-12", "checkpoint-14"]
+    log = [entry for step in study.run.steps() for entry in study.run.read_step(step).info["log"]]
+    assert [entry["step"] for entry in log if "loss" in entry] == list(range(1, 15))
+    assert [entry["step"] for entry in log if "eval_loss" in entry] == [0, 4, 8, 12, 14]
+    assert study.run.read_step(0).info["gradients"] is None
+    assert study.run.read_step(0).arrays["attention/kl/summary"].max() == 0.0
+    assert study.run.read_step(14).arrays["attention/kl/summary"].min() > 0.0
+
+
+@pytest.mark.parametrize("stop", [5, 10])
+def test_an_interrupted_run_that_resumes_ends_as_an_uninterrupted_one(study, tmp_path, monkeypatch, stop):
+    """Stopped in the first and in the second epoch, between two checkpoints; weights and captures equal bit for bit."""
+    whole = training.fine_tune(study)
+    expected = {step: study.run.read_step(step) for step in study.run.steps()}
+
+    config = dataclasses.replace(study.config, output_dir=str(tmp_path / "interrupted"))
+    second = dataclasses.replace(study, config=config, run=Run(config.output_dir))
+
+    class Stop(training.Progress):
+        def on_step_end(self, args, state, control, **_):
+            if state.global_step == stop:
+                raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(training, "Progress", Stop)
+        training.fine_tune(second)
+    torch.manual_seed(99)  # a resumed process does not start where the old one's random state was
+    np.random.seed(99)  # noqa: NPY002 - the global state is what is meant
+    resumed = training.fine_tune(second, resume=True)
+
+    for (name, one), other in zip(whole.named_parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(one, other), name
+    assert second.run.steps() == sorted(expected)
+    for step, reference in expected.items():
+        captured = second.run.read_step(step)
+        assert captured.info == reference.info
+        for key, array in reference.arrays.items():
+            np.testing.assert_array_equal(captured.arrays[key], array, err_msg=f"{step} {key}")
+
+
+def test_a_damaged_checkpoint_is_left_aside(study, caplog):
+    training.fine_tune(study)
+    newest, older = (study.run.checkpoints / f"checkpoint-{step}" for step in (14, 12))
+    assert training.newest_checkpoint(study.run) == newest
+    weights = newest / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    assert training.newest_checkpoint(study.run) == older
+    assert "half-written or damaged" in caplog.text
+    (older / training.CheckpointSeal.NAME).unlink()
+    assert training.newest_checkpoint(study.run) is None
+
+
+def test_a_seal_names_every_file_of_its_checkpoint(study):
+    training.fine_tune(study)
+    folder = study.run.checkpoints / "checkpoint-14"
+    sealed = json.loads((folder / training.CheckpointSeal.NAME).read_text())["files"]
+    assert {"model.safetensors", "optimizer.pt", "scheduler.pt", "trainer_state.json"} <= set(sealed)
+    assert any(name.startswith("rng_state") for name in sealed)
