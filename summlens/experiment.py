@@ -62,10 +62,10 @@ def prepare(config: Config, run: Run) -> Experiment:
     name = config.resolve(config.model)
     tokenizer, base = models.load_tokenizer(name), models.load_model(name)
     models.check_pair(base, tokenizer, config.model)
-    limit = models.model_window(base)
+    limit = models.positions(base)
     if limit and config.window > limit:
         raise UserError(f"--window {config.window} is longer than the {limit} positions of {config.model}")
-    encoder = data.Encoder(tokenizer, config.template, config.window or min(limit or 1024, 1024))
+    encoder = data.Encoder(tokenizer, config.template, config.window or models.window(base))
     train = data.encode(splits["train"], encoder, "training")
     validation = data.encode(splits["validation"], encoder, "validation")
     chosen = np.random.default_rng(config.seed).permutation(len(validation))[: config.probe_articles]

@@ -45,9 +45,17 @@ def check_pair(model: PreTrainedModel, tokenizer, name: str) -> None:
         raise UserError(f"the tokenizer of {name} has {len(tokenizer)} tokens but the model embeds only {rows}")
 
 
-def model_window(model: PreTrainedModel) -> int | None:
-    """The longest sequence the model has positions for, in tokens; None where its configuration names none."""
-    return getattr(model.config, "max_position_embeddings", None) or getattr(model.config, "n_positions", None)
+LONGEST = 1024  # tokens: the window of this project's experiments, where a model has more or names none
+
+
+def window(model: PreTrainedModel) -> int:
+    """The longest sequence to use with the model, in tokens: its own positions, at most LONGEST."""
+    return min(positions(model) or LONGEST, LONGEST)
+
+
+def positions(model: PreTrainedModel) -> int | None:
+    """How many positions the model has; None where its configuration names none."""
+    return getattr(model.config, "max_position_embeddings", None)
 
 
 def device() -> torch.device:

@@ -1,0 +1,140 @@
+"""Zero-shot against fine-tuned on the same test articles, and single summaries with the run's model."""
+
+import copy
+import hashlib
+import logging
+import sys
+from pathlib import Path
+
+from summlens import evaluation, models
+from summlens.artifacts import Run
+from summlens.config import PROJECT, Config
+from summlens.data import Encoder, clean_article
+from summlens.errors import UserError
+from summlens.experiment import Experiment
+
+log = logging.getLogger(__name__)
+
+SAMPLES = 2  # summaries that TensorBoard shows at every capture
+
+
+def compare(study: Experiment, systems: dict) -> dict:
+    """Summarise the test articles with every model, score, and write evaluation.json and predictions.jsonl.
+
+    Returns the content of evaluation.json. What an interrupted evaluation had generated is not generated again.
+    """
+    config, run = study.config, study.run
+    articles = list(study.splits["test"])
+    prompts = [study.encoder.prompt(row["article"], config.max_new_tokens)[0] for row in articles]
+    keys = [f"{index}/{row['id']}" for index, row in enumerate(articles)]  # ids of a data set may repeat
+    kept = run.metrics / "generated.jsonl.part"
+    summaries, finished = {}, {}
+    for name, model in systems.items():
+        log.info("summarising %d test articles: %s", len(articles), name)
+        if config.generation_backend == "vllm":
+            path = config.resolve(config.model) if name == "zero_shot" else run.model_outputs
+            written = evaluation.generate_vllm(path, prompts, **_limits(study))
+        else:
+            cache = evaluation.GenerationCache(kept, f"{name} {_fingerprint(model, prompts, config)}")
+            written = _generate(study, model, prompts, ids=keys, cache=cache)
+        summaries[name] = [study.encoder.text(one.ids) for one in written]
+        finished[name] = [one.finished for one in written]
+    result, rows = evaluation.evaluate_systems(
+        articles,
+        summaries,
+        finished,
+        rouge_recipe=config.rouge_recipe,
+        seed=config.seed,
+        resamples=config.resamples,
+        settings={
+            "prompt": config.template,
+            "max_new_tokens": config.max_new_tokens,
+            "num_beams": config.num_beams,
+            "window": study.encoder.window,
+            "backend": config.generation_backend,
+        },
+    )
+    run.write_predictions(rows)
+    run.write_json("evaluation.json", result)
+    kept.unlink(missing_ok=True)
+    return result
+
+
+def sampler(study: Experiment):
+    """A function that summarises the first probe articles with a model, as Markdown for TensorBoard."""
+    probes = study.probe[:SAMPLES]
+    prompts = [list(example.input_ids[: example.prompt_length]) for example in probes]
+    room = study.encoder.window - max(map(len, prompts))
+    references = [study.encoder.text(example.input_ids[example.prompt_length : -1]) for example in probes]
+
+    def sample(model) -> str:
+        limit = {"max_new_tokens": min(room, study.config.max_new_tokens)}
+        written = _generate(study, model, prompts, progress=False, **limit)
+        texts = (study.encoder.text(one.ids) for one in written)
+        return "\n\n---\n\n".join(
+            f"**{example.id}**, reference:\n\n{reference}\n\n**generated:**\n\n{text}"
+            for example, reference, text in zip(probes, references, texts, strict=True)
+        )
+
+    return sample
+
+
+def summarize_file(name: str, config: Config) -> str:
+    """The summary of one text file (- = standard input) by the run's fine-tuned model, or the base where there is none."""
+    try:
+        text = sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{name} cannot be read ({error.strerror}): check the file name") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{name} is not UTF-8 text: convert it first") from None
+    article = clean_article(text)
+    if not article:
+        raise UserError(f"{name} holds no text to summarise")
+    run = Run(config.output_dir or PROJECT)
+    tuned = (run.model_outputs / "config.json").is_file()
+    if not tuned:
+        log.warning("no fine-tuned model in %s yet: %s summarises as it is", run.model_outputs, config.model)
+    source = str(run.model_outputs) if tuned else config.resolve(config.model)
+    tokenizer, model = models.load_tokenizer(source), models.load_model(source).to(models.device())
+    encoder = Encoder(tokenizer, config.template, config.window or models.window(model))
+    prompt, start, stop = encoder.prompt(article, config.max_new_tokens)
+    if len(encoder.prompt(article, 0)[0]) > len(prompt):
+        log.warning("only the first %d tokens of the article fit the model's window", stop - start)
+    (written,) = evaluation.generate(
+        model,
+        [prompt],
+        pad_id=tokenizer.eos_token_id,
+        eos_id=tokenizer.eos_token_id,
+        max_new_tokens=config.max_new_tokens,
+        num_beams=config.num_beams,
+        progress=False,
+    )
+    return encoder.text(written.ids)
+
+
+def _limits(study: Experiment) -> dict:
+    return {"eos_id": study.tokenizer.eos_token_id, "max_new_tokens": study.config.max_new_tokens}
+
+
+def _generate(study: Experiment, model, prompts, **options) -> list:
+    """Generate in the arithmetic of training (bf16 where the GPU has it); the model itself stays as it is."""
+    device = models.device()
+    dtype = models.training_dtype(study.config.precision, device)
+    if model.dtype != dtype:
+        model = copy.deepcopy(model).to(dtype)
+    settings = {
+        **_limits(study),
+        "pad_id": study.tokenizer.eos_token_id,
+        "num_beams": study.config.num_beams,
+        "batch_size": study.config.evaluation_batch_size,
+    }
+    return evaluation.generate(model.to(device), prompts, **{**settings, **options})
+
+
+def _fingerprint(model, prompts, config: Config) -> str:
+    """A hash of everything that decides a generated summary."""
+    digest = hashlib.sha256(repr((prompts, config.max_new_tokens, config.num_beams, config.precision)).encode())
+    for name, weight in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(weight.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
