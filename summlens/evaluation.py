@@ -17,6 +17,7 @@ import torch
 from tqdm.auto import tqdm
 from transformers import GenerationConfig
 
+from summlens import models
 from summlens.errors import UserError
 from summlens.metrics import statistics, text
 
@@ -392,7 +393,7 @@ def _rank_and_world() -> tuple[int, int]:
 def _check_lengths(model, prompts, max_new_tokens):
     if any(len(prompt) == 0 for prompt in prompts):
         raise UserError("a prompt is empty: a template and an article without a single token cannot be continued")
-    window = getattr(model.config, "max_position_embeddings", None)
+    window = models.positions(model)
     longest = max(map(len, prompts), default=0)
     if window is not None and longest + max_new_tokens > window:
         raise UserError(

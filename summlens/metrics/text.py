@@ -43,22 +43,24 @@ _NGRAMS = {"novel_unigrams": 1, "novel_bigrams": 2, "novel_trigrams": 3}
 _ABBREVIATIONS = {
     "mr", "mrs", "ms", "dr", "prof", "rev", "fr", "hon", "gov", "sen", "rep", "pres", "gen", "col", "lt", "maj", "capt",
     "cmdr", "sgt", "cpl", "pvt", "adm", "supt", "insp", "det", "st", "ste", "mt", "ft", "jr", "sr", "bros", "inc",
-    "corp", "co", "ltd", "plc", "cos", "dept", "univ", "assn", "ph.d", "etc", "vs", "v", "approx", "est", "no", "nos",
-    "fig", "vol", "pp", "ed", "jan", "feb", "mar", "apr", "jun", "jul", "aug", "sep", "sept", "oct", "nov", "dec",
-    "ave", "blvd", "rd", "hwy", "min", "max",
+    "corp", "co", "ltd", "plc", "cos", "dept", "univ", "assn", "ph.d", "etc", "vs", "v", "approx", "jan", "feb", "mar",
+    "apr", "jun", "jul", "aug", "sep", "sept", "oct", "nov", "dec", "ave", "blvd", "rd", "hwy",
 }
+_BEFORE_NUMBERS = {"no", "nos", "fig", "vol", "pp"}  # abbreviations only where a number follows
 # Words that begin a new sentence when they follow an abbreviation with a capital letter: "in the U.S. The plan".
 _STARTERS = {
-    "the", "a", "an", "this", "that", "these", "those", "he", "she", "it", "they", "we", "you", "i", "his", "her", "its",
-    "their", "our", "my", "there", "here", "but", "and", "or", "so", "yet", "if", "when", "while", "after", "before",
-    "as", "at", "in", "on", "for", "from", "with", "by", "since", "although", "though", "however", "meanwhile", "both",
-    "some", "many", "most", "what", "who", "why", "how", "where", "police", "officials",
+    "the", "a", "an", "this", "that", "these", "those", "he", "she", "it", "they", "we", "you", "i", "his", "her",
+    "its", "their", "our", "my", "there", "here", "but", "and", "or", "so", "yet", "then", "if", "when", "while",
+    "after", "before", "as", "at", "in", "on", "for", "from", "with", "by", "since", "although", "though", "however",
+    "meanwhile", "both", "some", "many", "most", "what", "who", "why", "how", "where", "police", "officials",
 }
 _NUMBER_WORDS = {
     "zero": "0", "one": "1", "two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7", "eight": "8",
     "nine": "9", "ten": "10", "eleven": "11", "twelve": "12",
 }
 # fmt: on
+
+_WORTH_SHARING = 2000  # articles: a process needs some seconds to start
 
 _WORD = re.compile(r"\w+(?:[-'’.,&]\w+)*")
 _POSSESSIVE = re.compile(r"['’]s\b")
@@ -105,7 +107,7 @@ class Scorer:
     def rouge(self, prediction: list[str], reference: list[str]) -> dict[str, float]:
         """ROUGE F1 of two summaries, given as lists of sentences."""
         scores = self._rouge.score("\n".join(reference), "\n".join(prediction))
-        return {name: 100 * scores[name].fmeasure for name in _ROUGE}
+        return {name: 100.0 * scores[name].fmeasure for name in _ROUGE}
 
     def meteor(self, prediction: list[str], reference: list[str]) -> float:
         """METEOR of two summaries, given as lists of sentences."""
@@ -279,6 +281,7 @@ def _splitter():
     except (LookupError, OSError, zipfile.BadZipFile):
         parameters = punkt.PunktParameters()
         parameters.abbrev_types = _Abbreviations(_ABBREVIATIONS)
+        parameters.collocations = {(word, "##number##") for word in _BEFORE_NUMBERS}
         parameters.sent_starters = _STARTERS
         return "punkt algorithm, built-in abbreviations", punkt.PunktSentenceTokenizer(parameters)
 
@@ -364,7 +367,7 @@ def _in_parallel(function, *columns, n):
     rows = list(zip(*columns, strict=True))
     if n is None:
         n = os.cpu_count() or 1
-    if n == 1 or len(rows) < 2000:  # a process needs some seconds to start
+    if n == 1 or len(rows) < _WORTH_SHARING:
         return [function(*row) for row in rows]
     from joblib import Parallel, delayed
 
