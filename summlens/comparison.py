@@ -80,7 +80,7 @@ def sampler(study: Experiment):
 
 
 def summarize_file(name: str, config: Config) -> str:
-    """The summary of one text file (- = standard input) by the run's fine-tuned model, or the base where there is none."""
+    """The summary of one text file (- = standard input) by the run's fine-tuned model, or the base without one."""
     try:
         text = sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
     except OSError as error:
