@@ -31,12 +31,10 @@ def parse() -> argparse.Namespace:
     return options
 
 
-def names_of_models(options: argparse.Namespace, run: Run, described: dict) -> tuple[str, str]:
-    """Base and fine-tuned: those asked for, else those of the run."""
-    base = Config().resolve(options.base or described["config"]["model"])
-    if not options.model and not run.model_outputs.is_dir():
+def fine_tuned_of(run: Run) -> str:
+    if not run.model_outputs.is_dir():
         raise UserError(f"{run.model_outputs} is not there: finish the training, or give --model or --no-models")
-    return base, Config().resolve(options.model or str(run.model_outputs))
+    return str(run.model_outputs)
 
 
 if __name__ == "__main__":
@@ -57,8 +55,12 @@ if __name__ == "__main__":
             names = ("step 0 (saved vectors)", "last step (saved vectors)")
             base, fine_tuned = latent_space.ends(steps)
         else:
-            names = names_of_models(options, run, described)
-            base, fine_tuned = latent_space.represent_pair(*names, examples)
+            began_with = Config().resolve(described["config"]["model"])
+            names = (
+                Config().resolve(options.base) if options.base else began_with,
+                Config().resolve(options.model) if options.model else fine_tuned_of(run),
+            )
+            base, fine_tuned = latent_space.represent_pair(*names, examples, tokens_of=began_with)
 
         info, arrays = latent_space.analyze(base, fine_tuned, steps, not options.raw, options.seed)
         written = [

@@ -38,6 +38,7 @@ from summlens.metrics.statistics import bootstrap_interval
 RESAMPLES = 1000
 FEWEST_ARTICLES = 4  # unbiased HSIC averages over four different articles
 MOST_LAYERS, MOST_STEPS, MOST_ARTICLES = 5, 8, 24  # in the projection: t-SNE and UMAP then take seconds on one core
+_SAME_MODEL = 0.05  # relative difference that half precision explains
 
 _METRICS = {
     "rsa": {"name": "RSA", "unit": "Spearman correlation, -1..1", "of": "RDMs: 1 - Pearson between article vectors"},
@@ -100,20 +101,24 @@ def probe_examples(described: Mapping) -> list[Example]:
     return examples
 
 
-def represent_pair(base: str, fine_tuned: str, examples: Sequence[Example]) -> tuple[Representation, Representation]:
+def represent_pair(
+    base: str, fine_tuned: str, examples: Sequence[Example], tokens_of: str
+) -> tuple[Representation, Representation]:
     """Load two models, one after the other, and run the probe articles through each (see `represent`).
 
     Raises:
-        UserError: a model or tokenizer that cannot be loaded; tokenizers that read the probe's ids differently.
+        UserError: a model or tokenizer that cannot be loaded; one whose tokenizer reads the ids of the probe articles
+            otherwise than that of `tokens_of`, the model they were made for.
     """
     ids = sorted({token for example in examples for token in example.input_ids})
-    texts = [models.load_tokenizer(name).convert_ids_to_tokens(ids) for name in (base, fine_tuned)]
-    for token, left, right in zip(ids, *texts, strict=True):
-        if left != right:
-            raise UserError(
-                f"the tokenizers of {base} and {fine_tuned} differ (token {token} is {left!r} and {right!r}): "
-                "only models that read the same tokens can be compared"
-            )
+    meant = models.load_tokenizer(tokens_of).convert_ids_to_tokens(ids)
+    for name in (base, fine_tuned):
+        for token, theirs, ours in zip(ids, models.load_tokenizer(name).convert_ids_to_tokens(ids), meant, strict=True):
+            if theirs != ours:
+                raise UserError(
+                    f"the tokenizer of {name} differs from that of {tokens_of} (token {token} is {theirs!r}, not "
+                    f"{ours!r}): only models that read the same tokens can be compared"
+                )
     on = models.device()
     return tuple(represent(models.load_model(name).to(on), examples, name) for name in (base, fine_tuned))
 
@@ -244,6 +249,11 @@ class _Analysis:
             self._leave_out(names, "no captured step 0 belongs to these models")
             return
         self.arrays["steps"] = np.array(list(self.steps))
+        ends = {"base": (self.base, 0), "fine_tuned": (self.fine_tuned, max(self.steps))}
+        self.info["difference_from_captured"] = {
+            "definition": "relative L2 difference of a model's vectors from those captured at step 0 and the last step",
+            **{name: _relative(side.vectors, self.steps[step]) for name, (side, step) in ends.items()},
+        }
         if self.few:
             self._leave_out(names, self._too_few())
             return
@@ -374,6 +384,9 @@ def headlines(info: Mapping) -> list[str]:
             loss = info["logit_lens"][name]["loss"]
             interval = _range(loss["mean"][-1], loss["low"][-1], loss["high"][-1])
             lines.append(f"loss on the reference summary, {label}: {interval} nats a token")
+    captured = info.get("difference_from_captured", {})
+    if max(captured.get("base", 0), captured.get("fine_tuned", 0)) > _SAME_MODEL:
+        lines.append("note: the models are not those of the captured steps (difference_from_captured in the JSON)")
     return lines
 
 
@@ -412,6 +425,10 @@ def _final_norm(model: nn.Module) -> nn.Module:
     raise UserError(f"{type(model).__name__}: its final norm was not found")
 
 
+def _relative(new: np.ndarray, old: np.ndarray) -> float:
+    return float(np.linalg.norm(np.subtract(new, old, dtype=np.float64)) / np.linalg.norm(old))
+
+
 def _check_finite(vectors: np.ndarray, name: str) -> None:
     bad = np.argwhere(~np.isfinite(vectors))
     if len(bad):
@@ -433,7 +450,7 @@ def _peak(means: np.ndarray) -> np.ndarray:
 
 def _layer_interval(choose, means: np.ndarray, draws: np.ndarray) -> dict:
     """The layer that `choose` picks from means (L + 1,), and the central 95 % of its picks from draws (B, L + 1)."""
-    if not np.nanmax(means) > 0:
+    if not (means > 0).any():
         return {"layer": None, "low": None, "high": None}  # nothing diverges
     low, high = np.quantile(choose(draws), [0.025, 0.975], method="nearest")
     return {"layer": int(choose(means)), "low": int(low), "high": int(high)}
