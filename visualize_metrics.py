@@ -7,12 +7,13 @@ from pathlib import Path
 from summlens.artifacts import Run
 from summlens.errors import UserError, one_line_errors
 
+PROJECT = Path(__file__).resolve().parent
 FORMATS = ("png", "svg", "pdf")
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--output-dir", type=Path, default=Path("."), help="the run: where its six folders are")
+    parser.add_argument("--output-dir", type=Path, default=PROJECT, help="the run: where its six folders are")
     parser.add_argument(
         "--only", action="append", metavar="NAME", help="make only this figure (repeat for more); names: --list"
     )

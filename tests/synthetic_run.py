@@ -40,15 +40,21 @@ def write(root, layers=4, heads=6, steps=7, articles=8, width=16, neurons=24, te
 
 def _info(layers, heads, width, neurons, articles) -> dict:
     return {
-        "configuration": {"preset": "synthetic", "model": "made-up", "learning_rate": 5e-5, "epochs": 1, "seed": 0},
-        "versions": {"python": "3.11", "torch": "0", "transformers": "0"},
-        "git_commit": "0" * 40,
-        "device": "none",
-        "seed": 0,
-        "data": {"fingerprint": "synthetic"},
-        "model": {"layers": layers, "heads": heads, "width": width, "neurons": neurons, "parameters": 12345},
-        "probe": {"ids": [f"probe-{index}" for index in range(articles)], "texts": ["text"] * articles},
+        "state": "finished",
         "finished": True,
+        "config": {"preset": "synthetic", "dataset": "made-up", "learning_rate": 5e-5, "epochs": 1, "seed": 0},
+        "model": {
+            "name": "data/tiny",
+            "layers": layers,
+            "heads": heads,
+            "width": width,
+            "neurons": neurons,
+            "parameters": 12345,
+        },
+        "data": {"fingerprint": "synthetic"},
+        "probe": {"ids": [f"probe-{index}" for index in range(articles)], "texts": ["text"] * articles},
+        "seed": 0,
+        "environment": {"python": "3.11", "packages": {"torch": "0"}, "device": "none", "git_commit": "0" * 40},
     }
 
 
@@ -106,22 +112,25 @@ def _capture(random, start, progress, step, layers, heads, articles, width, neur
         "embeddings": 0.7,
         "final_norm": 0.1,
     }
-    scalars = {"loss/train": 3 - 2 * progress, "learning_rate": 5e-5 * (1 - progress)}
-    if step:  # nothing has been trained at step 0
-        scalars["loss/validation"] = 3.1 - 1.9 * progress
     info = {
         "epoch": progress,
         "attention_metrics": sorted(start),
         "positions": ["summary", "all"],
-        "scalars": scalars,
+        "scalars": {"probe_loss": float(arrays["loss/summary"].mean())},
         "gradients": gradients if step else None,
         "weights": weights,
+        "log": _log(step, progress) if step else [],
     }
     return info, arrays
 
 
+def _log(step, progress) -> list[dict]:
+    numbers = {"loss": 3 - 2 * progress, "learning_rate": 5e-5 * (1 - progress)}
+    return [{"step": step - 1, **numbers}, {"step": step, **numbers, "eval_loss": 3.1 - 1.9 * progress}]
+
+
 def write_evaluation(run: Run, random, tests: int) -> None:
-    """evaluation.json and predictions.jsonl; the first article tries to run a script in the reader's browser."""
+    """evaluation.json and predictions.jsonl; every article tries to run a script in the reader's browser."""
     rows, values = [], {system: {score: [] for score in SCORES} for system in SYSTEMS}
     for index in range(tests):
         reference = f"The mayor of Town {index} opened a new bridge on Monday.\nIt cost {index + 2} million dollars."
@@ -140,7 +149,7 @@ def write_evaluation(run: Run, random, tests: int) -> None:
         rows.append(
             {
                 "id": f"test-{index}",
-                "article": (HOSTILE + " " + article) if index == 0 else article,
+                "article": f"{HOSTILE} {article}",
                 "reference": reference,
                 "summaries": summaries,
                 "scores": scores,

@@ -14,6 +14,7 @@ from summlens.figures.style import (
     MUTED,
     UNCERTAIN,
     diverging_norm,
+    plotly_scale,
     plotly_template,
     sequential_map,
     sequential_norm,
@@ -38,6 +39,17 @@ class Metric:
     def arrays(self) -> str:
         """The metric's key in a step's arrays, over summary positions."""
         return f"{self.key}/summary" if self.key == "head_output_norm" else f"attention/{self.key}/summary"
+
+    @property
+    def suffix(self) -> str:
+        """The unit behind a number in a sentence; shares and scales from 0 to 1 have none."""
+        unit = self.unit.split(",")[0]
+        return "" if unit in ("0 to 1", "share") else f" {unit}"
+
+    @property
+    def prose(self) -> str:
+        """The title within a sentence."""
+        return self.title if self.title[1].isupper() or "–" in self.title else self.title[0].lower() + self.title[1:]
 
     @property
     def no_sink(self) -> str | None:
@@ -96,30 +108,29 @@ def _optional_change(data: RunData, key: str | None) -> Change | None:
 def _finding(metric: Metric, result: Change, data: RunData) -> str:
     if not np.isfinite(result.change).any():
         return f"{metric.title} could not be measured in any head."
-    layer, head = np.unravel_index(np.nanargmax(np.abs(result.change)), result.change.shape)
     known = np.isfinite(result.change).sum()
+    # The head to name is the one that changed most among those whose change is more than its interval.
+    size = np.abs(result.change)
+    sure = size if metric.divergence or not result.verdict.any() else np.where(result.verdict != 0, size, np.nan)
+    layer, head = np.unravel_index(np.nanargmax(sure), sure.shape)
     value = (
         f"{result.change[layer, head]:{'' if metric.divergence else '+'}.{metric.digits}f} "
-        f"[{result.low[layer, head]:.{metric.digits}f}, {result.high[layer, head]:.{metric.digits}f}] {metric.unit}"
+        f"[{result.low[layer, head]:.{metric.digits}f}, {result.high[layer, head]:.{metric.digits}f}]{metric.suffix}"
     )
     if metric.divergence:
         if np.nanmax(np.abs(result.change)) < 1e-6:
             return f"No head's attention differs from the base model's: every {metric.title} is zero."
         median = np.nanmedian(result.change)
         return (
-            f"Head {layer}.{head} moved most: {value}; the median head moved {median:.{metric.digits}f} {metric.unit}."
+            f"Head {layer}.{head} moved most: {value}; the median head moved {median:.{metric.digits}f}{metric.suffix}."
         )
     rose, fell = (result.verdict > 0).sum(), (result.verdict < 0).sum()
     if not rose + fell:
-        return f"No head's {_lower(metric.title)} changed beyond its 95 % interval ({known} heads)."
+        return f"No head's {metric.prose} changed beyond its 95 % interval ({known} heads)."
     return (
         f"{metric.title} rose in {rose} and fell in {fell} of {known} heads beyond the 95 % interval; "
         f"head {layer}.{head} changed most, by {value}."
     )
-
-
-def _lower(title: str) -> str:
-    return title if title[1:2].isupper() else title[0].lower() + title[1:]
 
 
 def _reading(metric: Metric, result: Change, two_rows: bool, differs: np.ndarray, data: RunData) -> str:
@@ -273,7 +284,7 @@ def evolution(data: RunData) -> Picture:
         f"Each frame is a capture{skipped}; colour scales are fixed, so that frames compare. Mean over the summary "
         f"positions of n = {data.articles} probe articles.",
         "Means without intervals: the heatmaps below carry them.",
-        animation=gif(frames, milliseconds=max(80, min(500, 8000 // len(chosen)))),
+        animation=gif(frames, max(80, min(500, 8000 // len(chosen))), [mesh_kl.cmap, mesh_entropy.cmap]),
     )
 
 
@@ -318,9 +329,9 @@ def slider(data: RunData) -> Picture:
     common = {
         "x": list(range(heads)),
         "y": list(range(layers)),
-        "colorscale": "YlGnBu",
+        "colorscale": plotly_scale(sequential_map()),
         "zmin": 0.0,
-        "zmax": float(max(np.nanmax(kl), 1e-9)),
+        "zmax": max(float(sequential_norm(kl).vmax), 1e-9),
         "xgap": 1,
         "ygap": 1,
         "hovertemplate": "head %{y}.%{x}<br>KL %{z:.4f} bits<extra></extra>",
@@ -333,14 +344,14 @@ def slider(data: RunData) -> Picture:
     still = {"mode": "immediate", "frame": {"duration": 0, "redraw": True}, "transition": {"duration": 0}}
     plot.update_layout(
         template=plotly_template(),
-        height=int(np.clip(30 * layers + 190, 320, 900)),
+        height=int(np.clip(30 * layers + 230, 350, 900)),
         xaxis={"title": "head", "dtick": 1 if heads <= 16 else 4, "showgrid": False, "zeroline": False},
         yaxis={"title": "layer", "autorange": "reversed", "dtick": 1 if layers <= 16 else 4, "showgrid": False},
         sliders=[
             {
                 "active": len(names) - 1,
                 "currentvalue": {"prefix": "step "},
-                "pad": {"t": 36},
+                "pad": {"t": 56},
                 "steps": [{"label": n, "method": "animate", "args": [[n], still]} for n in names],
             }
         ],
@@ -426,7 +437,7 @@ def ranking(data: RunData) -> Picture:
     return Picture(
         "heads_ranking",
         "The heads that moved most",
-        f"These {len(order)} of {mean.size} heads hold {100 * share:.0f} % of all movement; {names[0]} leads with "
+        f"These {len(order)} of {mean.size} heads hold {100 * share:.0f} % of all movement; head {names[0]} leads with "
         f"{mean[order[0]]:.3f} [{low[order[0]]:.3f}, {high[order[0]]:.3f}] bits.",
         f"Points are means over the summary positions of n = {data.articles} probe articles, bars 95 % intervals.",
         ARTICLES_ONLY,

@@ -7,10 +7,20 @@ from summlens.figures.heads import ARTICLES_ONLY, cells
 from summlens.figures.over_time import BAND_RESAMPLES, chosen_layers, line
 from summlens.figures.picture import Picture, gif, new_figure
 from summlens.figures.rundata import Missing, RunData, interval
-from summlens.figures.style import ACCENT, BASE, MUTED, depth_colors, plotly_template, sequential_map
+from summlens.figures.style import (
+    ACCENT,
+    BASE,
+    MUTED,
+    depth_colors,
+    depth_map,
+    plotly_scale,
+    plotly_template,
+    sequential_map,
+)
 
 MEASURES = {"rsa": "RSA", "cka": "debiased linear CKA"}
-SYMBOLS = ("circle", "square", "diamond", "cross", "x", "circle-open", "square-open", "diamond-open")
+SYMBOLS = ("circle", "square", "diamond", "circle-open", "square-open", "diamond-open")
+MOST_POINTS = 8000  # in the interactive figure: more make the page heavy and the cloud no clearer
 ILLUSTRATION = (
     "UMAP is an illustration: distances in it are not to scale. The claims quote numbers from the full space."
 )
@@ -77,6 +87,8 @@ def similarity_over_steps(data: RunData) -> Picture:
     if not present:
         raise Missing("rsa/steps is not in latent_space.npz")
     steps = _array(data, "steps")
+    if not len(steps):
+        raise Missing("latent_space.npz knows no step")
     figure = new_figure(8.0, 2.9)
     panels = figure.subplots(1, len(present), squeeze=False, sharey=True)[0]
     sentences = []
@@ -94,6 +106,7 @@ def similarity_over_steps(data: RunData) -> Picture:
                 f"{MEASURES[measure]} of layer {least} ends at {values[-1, least]:.2f} and had fallen half-way by "
                 f"step {reached}"
             )
+    panels[0].set_ylabel("similarity (1 is unchanged)")
     panels[-1].legend(loc="center left", bbox_to_anchor=(1, 0.5))
     found = "; ".join(sentences)
     return Picture(
@@ -153,27 +166,54 @@ def _projection(data: RunData) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.n
 def umap(data: RunData) -> Picture:
     """The joint 3D UMAP: interactive (plotly) and as a rotating GIF (matplotlib)."""
     points, step, layer, article = _projection(data)
-    steps, layers = np.unique(step), np.unique(layer)
+    steps = np.unique(step)
+    shown = _thinned(step, MOST_POINTS)
+    drawn = len(np.unique(step[shown]))
+    thinned = "" if drawn == len(steps) else f" Points are drawn for {drawn} of the {len(steps)} steps."
     return Picture(
         "latent_umap",
         "Latent space in three dimensions",
-        f"{len(points):,} article vectors of {len(layers)} layers at {len(steps)} steps in one joint projection.",
+        _moved(data) or f"{len(points):,} article vectors at {len(steps)} steps in one joint projection.",
         f"A point is one probe article at one layer and step (n = {len(np.unique(article))} articles), coloured by "
         "step; a line follows the mean of a layer's articles from the first step to the last. Click a layer in the "
-        "legend to hide it.",
+        f"legend to hide it.{thinned}",
         ILLUSTRATION,
-        plot=_umap_plot(data, points, step, layer, article),
+        plot=_umap_plot(points, step, layer, article, shown),
         animation=_umap_gif(points, step, layer),
+    )
+
+
+def _moved(data: RunData) -> str:
+    """What the full space says about the movement that the projection illustrates."""
+    if "divergence/cosine" not in data.latent_arrays:
+        return ""
+    mean, low, high = interval(data.latent_arrays["divergence/cosine"])
+    if not np.isfinite(mean).any():
+        return ""
+    layer = int(np.nanargmax(mean))
+    return (
+        f"In the full space an article's vector moved most at layer {layer}: cosine distance {mean[layer]:.3f} "
+        f"[{low[layer]:.3f}, {high[layer]:.3f}] between base and fine-tuned."
     )
 
 
 def _paths(points: np.ndarray, step: np.ndarray, layer: np.ndarray, one: int) -> np.ndarray:
     """(steps, 3) the mean of that layer's points at each step."""
     inside = layer == one
-    return np.stack([points[inside & (step == s)].mean(axis=0) for s in np.unique(step[inside])])
+    _, place = np.unique(step[inside], return_inverse=True)
+    count = np.bincount(place)
+    return np.stack([np.bincount(place, weights=axis) / count for axis in points[inside].T], axis=1)
 
 
-def _umap_plot(data: RunData, points, step, layer, article):
+def _thinned(step: np.ndarray, most: int) -> np.ndarray:
+    """Indices of the points at evenly spaced steps, the first and the last among them, so that at most `most` are left
+    (never fewer than two steps)."""
+    steps, counts = np.unique(step, return_counts=True)
+    kept = steps[chosen_layers(len(steps), max(2, most // int(counts.max())))]
+    return np.nonzero(np.isin(step, kept))[0]
+
+
+def _umap_plot(points, step, layer, article, drawn):
     import plotly.graph_objects as go
 
     layers = np.unique(layer)
@@ -181,7 +221,7 @@ def _umap_plot(data: RunData, points, step, layer, article):
     plot = go.Figure()
     top = int(step.max()) or 1
     for index, one in enumerate(layers.tolist()):
-        inside = layer == one
+        inside = drawn[layer[drawn] == one]
         visible = True if one in shown else "legendonly"
         name = "embeddings" if one == 0 else f"layer {one}"
         plot.add_scatter3d(
@@ -196,7 +236,7 @@ def _umap_plot(data: RunData, points, step, layer, article):
                 "size": 3,
                 "symbol": SYMBOLS[index % len(SYMBOLS)],
                 "color": step[inside].tolist(),
-                "colorscale": "Viridis",
+                "colorscale": plotly_scale(depth_map()),
                 "cmin": 0,
                 "cmax": top,
                 "showscale": index == 0,
@@ -228,12 +268,13 @@ def _umap_plot(data: RunData, points, step, layer, article):
     return plot
 
 
-def _umap_gif(points, step, layer, frames: int = 40) -> bytes:
+def _umap_gif(points, step, layer, frames: int = 36) -> bytes:
     """A full turn. At most 1,500 points: more would be a cloud, and slow to draw."""
     keep = np.random.default_rng(0).permutation(len(points))[:1500]
     figure = new_figure(4.8, 4.4)
     axes = figure.add_subplot(projection="3d")
-    axes.scatter(*points[keep].T, c=step[keep], cmap="viridis", vmin=0, s=7, alpha=0.75, linewidths=0)
+    axes.set_box_aspect(None, zoom=1.12)
+    axes.scatter(*points[keep].T, c=step[keep], cmap=depth_map(), vmin=0, s=9, alpha=0.9, linewidths=0)
     layers = np.unique(layer)
     for one in layers[chosen_layers(len(layers), 6)]:
         path = _paths(points, step, layer, one)
@@ -243,11 +284,12 @@ def _umap_gif(points, step, layer, frames: int = 40) -> bytes:
         axis.set_ticklabels([])
         axis.set_label_text(f"UMAP {n}", fontsize=8)
         axis.set_pane_color((1, 1, 1, 0))
-    figure.suptitle("Colour: step (dark is base). Numbers: layers.", fontsize=8, color=MUTED)
+    figure.suptitle("Colour: step (blue is base). Numbers: layers.", fontsize=8, color=MUTED)
     figure.set_layout_engine("none")
+    axes.set_position([0, 0, 1, 1])
     images = []
     for index in range(frames):
         axes.view_init(elev=18, azim=360 * index / frames)
         figure.canvas.draw()
         images.append(np.asarray(figure.canvas.buffer_rgba())[..., :3].copy())
-    return gif(images, milliseconds=90)
+    return gif(images, 100, [depth_map()])

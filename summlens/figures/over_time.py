@@ -1,58 +1,60 @@
 """Training seen from outside (losses, learning rate, gradients) and inside (layer means of the metrics) over steps."""
 
 import numpy as np
+from matplotlib.ticker import MaxNLocator
 
 from summlens.figures.heads import ARTICLES_ONLY, BY_KEY
 from summlens.figures.picture import Picture, new_figure
 from summlens.figures.rundata import Missing, RunData, interval
-from summlens.figures.style import ACCENT, BASE, CATEGORIES, depth_colors
+from summlens.figures.style import ACCENT, BASE, CATEGORIES, MUTED, depth_colors
 
 BAND_RESAMPLES = 300  # bands are drawn a pixel or two wide: more resamples would not be seen
 MOST_LINES = 6
 TEMPORAL = ("kl", "normalized_entropy", "sparsity", "copy_score", "first_token_share", "head_output_norm")
 
 
+LOGGED = {"loss": "training", "eval_loss": "validation"}
+
+
 def training_curves(data: RunData) -> Picture:
-    """Training and validation loss, and the learning rate."""
-    if not data.steps:
-        raise Missing("no captured step")
-    names = sorted({name for info in data.infos for name in info.get("scalars", {})})
-    losses = [n for n in names if "loss" in n.lower() and np.isfinite(data.scalar(n)).any()]
-    rates = [n for n in names if n.rsplit("/", 1)[-1] in ("learning_rate", "lr") and np.isfinite(data.scalar(n)).any()]
+    """Training and validation loss, and the learning rate, as logged; and the loss on the probe summaries."""
+    logged = {name: data.logged(name) for name in (*LOGGED, "learning_rate")}
     probe = data.layers.get("loss/summary")
-    if not losses and probe is None:
+    if probe is None and not any(len(logged[name][0]) for name in LOGGED):
         raise Missing("no loss was captured")
-    figure = new_figure(8.0, 2.9)
-    left, *right = figure.subplots(1, 1 + bool(rates), width_ratios=[1.7, 1][: 1 + bool(rates)], squeeze=False)[0]
+    rates = len(logged["learning_rate"][0]) > 0
+    figure = new_figure(8.4, 2.9)
+    left, *right = figure.subplots(1, 1 + rates, width_ratios=[1.7, 1][: 1 + rates], squeeze=False)[0]
     sentences = []
-    for name, color in zip(losses, CATEGORIES[1:] * len(losses), strict=False):
-        label = name.replace("_", " ").replace("loss/", "").replace("/loss", "")
-        line(left, data.steps, data.scalar(name), color, label)
-        sentences.append(_from_to(f"{label} loss", data.scalar(name)))
     if probe is not None:
         mean, low, high = interval(np.moveaxis(probe[:, :, 0], 1, 0), BAND_RESAMPLES)
-        line(left, data.steps, mean, ACCENT, f"probe articles (n = {probe.shape[1]})", (low, high))
-        sentences.insert(0, _from_to("the loss on the probe summaries", mean))
+        line(left, data.steps, mean, ACCENT, f"probe summaries (n = {probe.shape[1]})", (low, high))
+        sentences.append(_from_to("the loss on the probe summaries", mean))
+    for (name, label), color in zip(LOGGED.items(), (BASE, CATEGORIES[1]), strict=True):
+        steps, values = logged[name]
+        if len(steps):
+            line(left, steps, values, color, label)
+            sentences.append(_from_to(f"the {label} loss", values))
     left.set(title="Loss", xlabel="optimiser step", ylabel="nats per token")
     left.legend()
     for axes in right:
-        line(axes, data.steps, data.scalar(rates[0]), BASE, "")
+        line(axes, *logged["learning_rate"], BASE, "")
         axes.set(title="Learning rate", xlabel="optimiser step")
         axes.set_ylim(bottom=0)
     found = "; ".join(sentence for sentence in sentences if sentence)
     return Picture(
         "training_curves",
-        "Training",
+        "Losses and learning rate",
         f"{found[0].upper()}{found[1:]}." if found else "No loss is known at two steps.",
-        f"Values at the {len(data.steps)} captured steps. The probe loss is the reference summary's, article and "
+        "Training and validation losses as the run logged them; the probe loss is the reference summary's, article and "
         "summary given (teacher forcing), with its 95 % interval as a band.",
         ARTICLES_ONLY,
         figure=figure,
     )
 
 
-def _from_to(what: str, values: np.ndarray) -> str:
-    known = values[np.isfinite(values)]
+def _from_to(what: str, values) -> str:
+    known = np.asarray(values)[np.isfinite(values)]
     if len(known) < 2:
         return ""
     verb = "fell" if known[-1] < known[0] else "rose" if known[-1] > known[0] else "stayed"
@@ -65,6 +67,7 @@ def line(axes, steps, values, color, label, band=None) -> None:
     known = np.isfinite(values)
     marker = "o" if known.sum() <= 20 else None
     axes.plot(steps[known], values[known], color=color, label=label, marker=marker, markersize=3)
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     if band is not None:
         low, high = band
         axes.fill_between(steps[known], low[known], high[known], color=color, alpha=0.18, linewidth=0)
@@ -89,12 +92,14 @@ def temporal_metrics(data: RunData) -> Picture:
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     colors = depth_colors(layers)
     for axes, metric in zip(grid, metrics, strict=False):
-        values = np.moveaxis(data.layers[metric.arrays][:, :, chosen], 1, 0)  # (A, S, chosen layers)
+        values = np.moveaxis(data.layers[metric.arrays][:, :, chosen], 1, 0).astype(float)  # (A, S, chosen layers)
+        values -= values[:, :1]  # paired: each article against itself at the first capture
         mean, low, high = interval(values, BAND_RESAMPLES)
         for index, layer in enumerate(chosen):
             band = (low[:, index], high[:, index])
             line(axes, data.steps, mean[:, index], colors[layer], f"layer {layer}", band)
-        axes.set(title=metric.title, ylabel=metric.unit)
+        axes.set(title=metric.title, ylabel=f"change ({metric.unit})")
+        axes.axhline(0, color=MUTED, linewidth=0.7)
     for axes in grid[len(metrics) :]:
         axes.set_axis_off()
     for axes in grid[max(len(metrics) - columns, 0) : len(metrics)]:
@@ -105,23 +110,28 @@ def temporal_metrics(data: RunData) -> Picture:
         "temporal_metrics",
         "Attention over the steps",
         _temporal_finding(data, metrics),
-        f"A line is a layer's mean over its heads and over the summary positions of n = {data.articles} probe "
-        f"articles ({shown}; dark is early in the model); bands are 95 % intervals.",
+        f"Change since step {data.steps[0]}. A line is a layer's mean over its heads and over the summary positions of "
+        f"n = {data.articles} probe articles ({shown}; blue is early in the model, green late); bands are paired 95 % "
+        "intervals.",
         ARTICLES_ONLY + " A layer's mean can stay still while its heads move in opposite directions.",
         figure=figure,
     )
 
 
 def _temporal_finding(data: RunData, metrics) -> str:
-    parts = []
+    moved, still = [], []
     for metric in metrics:
         values = data.layers[metric.arrays].astype(float)
         mean, low, high = interval((values[-1] - values[0]).mean(axis=1))
-        verdict = "rose" if low > 0 else "fell" if high < 0 else "did not change beyond its interval"
-        moved = f" by {abs(mean):.{metric.digits}f} {metric.unit}" if verdict in ("rose", "fell") else ""
-        name = metric.title if metric.title[1:2].isupper() else metric.title[0].lower() + metric.title[1:]
-        parts.append(f"{name} {verdict}{moved}")
-    return f"Averaged over all layers and heads, {'; '.join(parts)}."
+        if low > 0 or high < 0:
+            moved.append(
+                f"{metric.prose} {'rose' if low > 0 else 'fell'} by {abs(mean):.{metric.digits}f}{metric.suffix}"
+            )
+        else:
+            still.append(metric.prose)
+    parts = [", ".join(moved)] if moved else []
+    parts += [f"no change beyond the 95 % interval in {', '.join(still)}"] if still else []
+    return f"Averaged over all layers and heads: {'; '.join(parts)}."
 
 
 def gradient_norms(data: RunData) -> Picture:

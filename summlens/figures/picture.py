@@ -1,6 +1,7 @@
 """A figure with the words that belong to it, and how both become files."""
 
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,13 +9,17 @@ import imageio.v3 as iio
 import matplotlib
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_pdf import FigureCanvasPdf
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.colors import Colormap, LinearSegmentedColormap
 from matplotlib.figure import Figure
 from PIL import Image
 
 from summlens.artifacts import write_atomically
-from summlens.figures.style import STYLE
+from summlens.figures.style import ACCENT, INK, MUTED, PAPER, STYLE
 
 GIF_FRAMES, GIF_BYTES = 60, 3_000_000
+PNG_DPI = 150
 FORMATS = ("png", "svg", "pdf")
 
 
@@ -68,10 +73,21 @@ PLOTLY_CONFIG = {"displaylogo": False, "responsive": True}
 
 
 def render(figure: Figure, suffix: str) -> bytes:
-    """The bytes of `figure` in that format, without a date, so that the same run gives the same file."""
+    """The bytes of `figure` in that format, without a date, so that the same run gives the same file.
+
+    Calls the backends' own writers: `savefig` would draw everything once more beforehand, to solve a layout that is
+    solved already.
+    """
     buffer = io.BytesIO()
-    metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {}}[suffix]
-    figure.savefig(buffer, format=suffix, metadata=metadata)
+    canvas = {"png": FigureCanvasAgg, "svg": FigureCanvasSVG, "pdf": FigureCanvasPdf}[suffix](figure)
+    if suffix == "png":
+        figure.dpi, screen = PNG_DPI, figure.dpi
+        canvas.print_png(buffer)
+        figure.dpi = screen
+    elif suffix == "svg":
+        canvas.print_svg(buffer, metadata={"Date": None})
+    else:
+        canvas.print_pdf(buffer, metadata={"CreationDate": None})
     return buffer.getvalue()
 
 
@@ -82,15 +98,18 @@ def chosen_frames(count: int, most: int = GIF_FRAMES) -> list[int]:
     return sorted({round(index) for index in np.linspace(0, count - 1, most)})
 
 
-def gif(frames: list[np.ndarray], milliseconds: int) -> bytes:
+def gif(frames: list[np.ndarray], milliseconds: int, colormaps: Sequence[Colormap] = ()) -> bytes:
     """A looping GIF of (height, width, 3) uint8 frames that rests on its last frame.
 
-    All frames share one palette of 128 colours, so that a colour means the same number throughout. Where the file would
-    be larger than GIF_BYTES, every second frame is left out until it is not.
+    All frames share one palette, so that a colour means the same number throughout: shades of ink on paper and even
+    samples of `colormaps`. Where the file would be larger than GIF_BYTES, every second frame is left out until it is
+    not.
     """
-    # The palette is learnt from frames that together hold every colour: the first, the middle and the last.
-    sample = np.concatenate([frames[0], frames[len(frames) // 2], frames[-1]])
-    palette = Image.fromarray(sample).quantize(128)
+    inks = [LinearSegmentedColormap.from_list("ink", [ink, PAPER]) for ink in (INK, MUTED, ACCENT)]
+    share = (256 - 16 * len(inks)) // max(len(colormaps), 1)
+    samples = [m(np.linspace(0, 1, n)) for m, n in [*((m, 16) for m in inks), *((m, share) for m in colormaps)]]
+    palette = Image.new("P", (1, 1))
+    palette.putpalette(np.round(255 * np.concatenate(samples)[:, :3]).astype(np.uint8).tobytes())
     while True:
         paletted = [Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
         durations = [milliseconds] * (len(frames) - 1) + [max(1500, milliseconds)]

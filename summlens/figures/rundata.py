@@ -69,12 +69,20 @@ class RunData:
 
     def needs_training(self) -> None:
         """Raises Missing unless there are two captures to compare."""
-        if len(self.steps) < 2:
-            raise Missing(f"{len(self.steps) or 'no'} captured step(s): a change needs two")
+        if not self.steps:
+            raise Missing("no captured step")
+        if len(self.steps) == 1:
+            raise Missing("only one captured step, and a change needs two")
 
-    def scalar(self, name: str) -> np.ndarray:
-        """(S,) a scalar at every captured step, NaN where it was not written."""
-        return np.array([_number(info.get("scalars", {}).get(name)) for info in self.infos])
+    def logged(self, name: str) -> tuple[list[int], list[float]]:
+        """(steps, values) of a number that the training loop logged between captures; empty where there is none."""
+        found = {
+            entry["step"]: _number(entry.get(name))
+            for info in self.infos
+            for entry in info.get("log") or []
+            if np.isfinite(_number(entry.get(name)))
+        }
+        return sorted(found), [found[step] for step in sorted(found)]
 
 
 def _number(value) -> float:

@@ -5,7 +5,8 @@ distinctive on purpose: the report replaces them in the SVG by its own colours, 
 """
 
 import numpy as np
-from matplotlib.colors import Colormap, ListedColormap, Normalize, TwoSlopeNorm
+from matplotlib import colormaps
+from matplotlib.colors import Colormap, ListedColormap, Normalize, TwoSlopeNorm, to_hex
 
 INK, MUTED, GRID, PAPER = "#1d2430", "#6a7282", "#e3e6eb", "#fefefe"
 ACCENT, BASE, UNCERTAIN = "#0072b2", "#8a93a3", "#c9cdd4"
@@ -13,13 +14,12 @@ CATEGORIES = (ACCENT, "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7
 FONTS = ("Helvetica Neue", "Helvetica", "Arial", "DejaVu Sans")
 
 SEQUENTIAL, DIVERGING, DEPTH = "YlGnBu", "RdBu_r", "viridis"
+DEPTH_RANGE = (0.25, 0.88)  # viridis without its darkest and palest ends
 
 STYLE = {
     "figure.facecolor": PAPER,
     "figure.dpi": 100,
     "figure.constrained_layout.use": True,
-    "savefig.dpi": 150,
-    "savefig.facecolor": PAPER,
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": 9,
@@ -79,16 +79,23 @@ def sequential_norm(*arrays: np.ndarray) -> Normalize:
 
 def sequential_map() -> Colormap:
     """ColorBrewer YlGnBu without its palest tenth, which vanishes on white paper."""
-    from matplotlib import colormaps
-
     return ListedColormap(colormaps[SEQUENTIAL](np.linspace(0.06, 1.0, 256)), name="summlens_sequential")
 
 
 def depth_colors(count: int) -> np.ndarray:
-    """(count, 4) colours from the first layer (dark) to the last (light)."""
-    from matplotlib import colormaps
+    """(count, 4) colours from the first layer (blue) to the last (green), readable on light and on dark paper."""
+    return colormaps[DEPTH](np.linspace(*DEPTH_RANGE, max(count, 1)))
 
-    return colormaps[DEPTH](np.linspace(0.0, 0.88, max(count, 1)))
+
+def depth_map() -> Colormap:
+    """The colours of `depth_colors` as a continuous map, for steps."""
+    return ListedColormap(depth_colors(256), name="summlens_depth")
+
+
+def plotly_scale(colormap: Colormap, count: int = 16) -> list[list]:
+    """A matplotlib colour map as plotly writes one."""
+    places = np.linspace(0, 1, count)
+    return [[float(place), to_hex(colormap(place))] for place in places]
 
 
 def plotly_template():
@@ -107,6 +114,7 @@ def plotly_template():
             "yaxis": axis,
             "scene": {"xaxis": scene, "yaxis": scene, "zaxis": scene},
             "margin": {"l": 56, "r": 16, "t": 24, "b": 48},
+            "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": MUTED, "activecolor": ACCENT},
             "hoverlabel": {"font": {"family": "system-ui, sans-serif"}},
         }
     )

@@ -54,7 +54,7 @@ def html(data: RunData, made: Made) -> str:
         loader=jinja2.FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     known = {row.name for row in heads}
-    environment.filters["heads"] = lambda text: link_heads(text, known)
+    environment.filters["prose"] = lambda text: prose(text, known)
     plots = [picture for _, picture in made.pictures if picture.plot is not None]
     return environment.get_template("template.html.j2").render(
         css=Markup((HERE / "style.css").read_text()),
@@ -134,20 +134,23 @@ def inline_svg(svg: str, name: str) -> Markup:
             f"stroke: {ink}", f"stroke: var(--{variable})"
         )
     svg = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", svg)  # the page's own font
-    # The drawing's size in inches goes: the page decides. Its text is described by the figure's alternative text.
+    # The width in points is kept as bounds, so that text has one size in all figures and narrow screens scroll.
+    points = float(re.search(r'viewBox="0 0 ([\d.]+)', svg)[1])
+    bounds = f"max-width: {1.45 * points:.0f}px; min-width: {points:.0f}px"
     svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
     svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
-    return Markup(svg.replace("<svg", '<svg aria-hidden="true" focusable="false"', 1))
+    return Markup(svg.replace("<svg", f'<svg aria-hidden="true" focusable="false" style="{bounds}"', 1))
 
 
-def link_heads(text: str, known: set[str]) -> Markup:
-    """`text` with every "head 3.1" that has a place in the head table linked to it."""
+def prose(text: str, known: set[str]) -> Markup:
+    """`text` with every "head 3.1" that has a place in the head table linked to it, and true minus signs."""
 
     def link(match: re.Match) -> str:
         anchor = match[2].replace(".", "-")
         return f'{match[1]}<a href="#head-{anchor}">{match[2]}</a>' if match[2] in known else match[0]
 
-    return Markup(re.sub(r"((?:[Hh]ead|leads|;) )(\d+\.\d+)\b(?! [a-z]* ?bits)", link, str(escape(text))))
+    linked = re.sub(r"([Hh]ead )(\d+\.\d+)\b", link, str(escape(text)))
+    return Markup(re.sub(r"(?<![\w-])-(?=\d+\.)", "−", linked))
 
 
 def _head(row: HeadRow) -> dict:
@@ -198,19 +201,17 @@ def _score_table(data: RunData) -> dict:
     }
 
 
-def _configuration(data: RunData) -> dict:
-    return next((data.info[key] for key in ("configuration", "config") if isinstance(data.info.get(key), dict)), {})
-
-
 def _model_name(data: RunData) -> str:
-    model = _configuration(data).get("model")
-    return str(model) if isinstance(model, str) and model else "the model"
+    """The last part of the model's name or path, unless it only says "model"."""
+    name = str((data.info.get("model") or {}).get("name") or "").rstrip("/").rsplit("/", 1)[-1]
+    return "the model" if name in ("", "model") else name
 
 
 def _facts(data: RunData) -> list[tuple[str, str]]:
     """What a reader wants to know first about the run; the rest stands in the folded table."""
-    configuration, model = _configuration(data), data.info.get("model") or {}
-    facts = [("Preset", configuration.get("preset")), ("Model", configuration.get("model"))]
+    configuration, model = data.info.get("config") or {}, data.info.get("model") or {}
+    environment = data.info.get("environment") or {}
+    facts = [("Preset", configuration.get("preset")), ("Model", model.get("name"))]
     if model:
         shape = f"{model.get('layers', '?')} layers × {model.get('heads', '?')} heads, width {model.get('width', '?')}"
         if isinstance(model.get("parameters"), int):
@@ -223,25 +224,24 @@ def _facts(data: RunData) -> list[tuple[str, str]]:
         facts.append(("Probe articles", f"{data.articles}, the same tokens for every model and step"))
     if data.evaluation:
         facts.append(("Test articles", data.evaluation.get("articles")))
-    facts += [("Device", data.info.get("device")), ("Seed", data.info.get("seed"))]
-    commit = data.info.get("git_commit") or data.info.get("commit")
-    facts.append(("Commit", str(commit)[:12] if commit else None))
+    facts += [("Device", environment.get("device")), ("Seed", data.info.get("seed"))]
+    facts.append(("Commit", environment.get("git_commit")))
     if data.info.get("finished") is False:
         facts.append(("State", "unfinished: this run was stopped before its end"))
     return [(name, str(value)) for name, value in facts if value not in (None, "")]
 
 
 def _flatten(value: dict, prefix: str = "") -> list[tuple[str, str]]:
-    """Every setting as ("a.b", "text"); the probe's texts and ids stay in run.json."""
+    """Every setting as ("a.b", "text"); the probe articles stay in run.json."""
     rows = []
     for key, item in value.items():
         name = f"{prefix}{key}"
         if isinstance(item, dict):
             rows += _flatten(item, f"{name}.")
-        elif name not in ("probe.texts", "probe.ids"):
+        elif not name.startswith("probe."):
             text = ", ".join(map(str, item)) if isinstance(item, list) else "none" if item is None else str(item)
             rows.append((name, text if len(text) <= 300 else f"{text[:300]} …"))
     return rows
 
 
-__all__ = ["NAME", "Made", "html", "inline_svg", "link_heads", "write"]
+__all__ = ["NAME", "Made", "html", "inline_svg", "prose", "write"]

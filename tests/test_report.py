@@ -1,0 +1,321 @@
+"""The report: its words, its tables, what it escapes, and that a browser opens it from disk without a complaint."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import synthetic_run
+
+from summlens import figures, report
+from summlens.artifacts import Run
+from summlens.report import answer, examples
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def visualize(folder: Path, *options: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "visualize_metrics.py", "--output-dir", str(folder), *options]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Run:
+    """A small run with its report."""
+    run = synthetic_run.write(tmp_path_factory.mktemp("run"), layers=3, heads=4, steps=4, articles=5, tests=9)
+    done = visualize(run.root)
+    assert done.returncode == 0, done.stderr
+    assert "interpretability_report.html" in done.stdout
+    return run
+
+
+@pytest.fixture(scope="module")
+def page(run) -> str:
+    return (run.visualizations / "interpretability_report.html").read_text()
+
+
+@pytest.fixture
+def data(run):
+    return figures.load(run)
+
+
+class Text(HTMLParser):
+    """What a reader sees, and the tags and addresses of the page."""
+
+    def __init__(self, page: str):
+        super().__init__()
+        self.tags, self.ids, self.addresses, self.alternatives, self.words, self.hidden = [], [], [], [], [], 0
+        self.feed(page)
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        self.tags.append(tag)
+        self.ids += [attributes["id"]] if "id" in attributes else []
+        self.addresses += [attributes[name] for name in ("src", "href", "srcset") if attributes.get(name)]
+        if tag == "img" or attributes.get("role") == "img":
+            self.alternatives.append(attributes.get("alt") or attributes.get("aria-label"))
+        self.hidden += tag in ("script", "style")
+
+    def handle_endtag(self, tag):
+        self.hidden -= tag in ("script", "style")
+
+    def handle_data(self, data):
+        if not self.hidden:
+            self.words.append(data)
+
+
+@pytest.fixture(scope="module")
+def text(page) -> Text:
+    return Text(page)
+
+
+def test_page_stands_alone(page, text, run):
+    assert len(page) < 15_000_000
+    outside = [a for a in text.addresses if not a.startswith(("data:", "#"))]
+    assert outside and all((run.visualizations / address).is_file() for address in outside)  # the list of files
+    assert page.count("plotly.js v") == 1 or page.count("Plotly=") <= 2
+    assert "default-src 'none'" in page
+    assert len(text.ids) == len(set(text.ids))
+    assert {a[1:] for a in text.addresses if a.startswith("#")} <= set(text.ids)
+
+
+def test_every_figure_is_there_and_says_its_finding(page, text):
+    assert {entry.name for entry in figures.CATALOGUE} <= set(text.ids)
+    assert all(alternative and len(alternative) > 30 for alternative in text.alternatives)
+    assert "n = 5 probe articles" in page and "does not cover another training seed" in page
+
+
+def test_article_is_text(page, text):
+    assert synthetic_run.HOSTILE not in page
+    assert synthetic_run.HOSTILE in "".join(text.words)
+
+
+def test_score_table_holds_every_system_with_its_interval(page, data):
+    for system in data.evaluation["systems"].values():
+        for score in system["scores"].values():
+            cell = f"{score['mean']:.1f}<small>[{score['low']:.1f}, {score['high']:.1f}]</small>"
+            assert cell in page
+        assert system["label"] in page
+
+
+def test_head_table_ranks_by_kl_and_opens_every_number(page, data):
+    rows = figures.heads.most_changed(data)
+    table = page[page.index('id="head-table"') :]
+    anchors = re.findall(r'<th scope="row"><a href="#(head-\d+-\d+)">', table)
+    assert anchors == [f"head-{row.layer}-{row.head}" for row in rows]
+    details = table[table.index('<details id="head-2-0">') :]
+    details = details[: details.index("</details>")]
+    assert "Copy score, first token removed" in details and "Weight change, query" in details
+    base, tuned, change, low, high = rows[0].numbers["sparsity"]
+    assert f"<td>{base:.3f}</td><td>{tuned:.3f}</td>" in details
+
+
+def test_sentences_link_the_heads_they_name():
+    assert report.prose("head 2.0 fell by -0.5 bits; head 1.1 <b>", {"2.0"}) == (
+        'head <a href="#head-2-0">2.0</a> fell by −0.5 bits; head 1.1 &lt;b&gt;'
+    )
+
+
+# --- the answer
+
+
+def set_difference(data, other, difference, low, high):
+    for saved in data.evaluation["comparisons"]:
+        if saved["b"] == other and saved["score"] == "rouge1":
+            saved.update(difference=difference, low=low, high=high)
+
+
+def test_answer_quotes_numbers_and_intervals(data):
+    said = answer.sentences(data)
+    saved = data.evaluation["comparisons"][0]
+    interval = f"{saved['difference']:+.1f} [{saved['low']:+.1f}, {saved['high']:+.1f}] points"
+    assert said[0].startswith("The fine-tuned model writes better summaries") and interval in said[0]
+    assert "Lead-3" in said[1]
+    assert "head 2.0 (" in said[2] and "of 12 heads changed in normalized entropy" in said[2]
+    assert "not tested" in said[-1] and len(said) <= 5
+
+
+def test_answer_says_when_there_is_no_difference(data):
+    set_difference(data, "zero_shot", 0.3, -1.0, 1.6)
+    set_difference(data, "lead3", -5.0, -7.0, -3.0)
+    data.last.arrays.update({k: v for k, v in data.first.arrays.items() if k.startswith("attention/")})
+    data.latent_arrays["cka/same_layer"] = np.ones((3, 4))
+    said = answer.sentences(data)
+    assert "does not differ from the model before fine-tuning (zero-shot) by more than chance" in said[0]
+    assert "writes worse summaries than Lead-3" in said[1]
+    assert "no attention head differs from the base model" in said[2]
+    assert "stayed nearly the same" in said[3]
+
+
+def test_answer_of_a_run_without_results():
+    empty = figures.RunData(None, {})
+    assert answer.sentences(empty)[0] == "Whether the summaries became better is unknown: this run has no evaluation."
+    assert "unknown" in answer.sentences(empty)[1]
+
+
+# --- the examples
+
+
+def test_overlaps_are_runs_and_single_words():
+    marked, shared = examples.mark_overlaps(
+        "The Mayor came <to> town; a bridge & the mayor", "the mayor saw a bridge in town"
+    )
+    assert marked == (
+        '<mark class="run">The Mayor</mark> came &lt;to&gt; <mark class="word">town</mark>; '
+        '<mark class="run">a bridge</mark> &amp; <mark class="run">the mayor</mark>'
+    )
+    assert shared == pytest.approx(7 / 9)
+    assert examples.mark_overlaps("...", "word") == ("...", None)
+    # Both words of a pair must be neighbours in the reference too; "the" alone says nothing.
+    assert examples.mark_overlaps("the bridge", "bridge over the river")[0] == 'the <mark class="word">bridge</mark>'
+    # Two runs that touch are two runs where the pair between them is not in the reference.
+    assert examples.mark_overlaps("a b c d", "c d a b")[0].count('class="run"') == 2
+
+
+def test_examples_are_chosen_by_rule(data):
+    ours = [row["scores"]["fine_tuned"]["rouge1"] for row in data.predictions]
+    gains = [row["scores"]["fine_tuned"]["rouge1"] - row["scores"]["zero_shot"]["rouge1"] for row in data.predictions]
+    chosen = {reason: e.id for e in examples.choose(data) for reason in e.reason.lower().split(" and ")}
+    order = np.argsort(ours)
+    expected = {
+        "best": order[-1],
+        "median": order[4],
+        "worst": order[0],
+        "most changed by fine-tuning": np.argmax(gains),
+    }
+    assert chosen == {reason: f"test-{index}" for reason, index in expected.items()}
+
+
+# --- the command
+
+
+def test_only_list_and_format(run, tmp_path):
+    listed = visualize(run.root, "--list").stdout.splitlines()
+    assert [line.split()[0] for line in listed][:1] == ["scores"] and len(listed) == len(figures.CATALOGUE) + 1
+    for name in ("run.json", "evaluation.json"):
+        target = tmp_path / "interpretability_metrics" / name
+        target.parent.mkdir(exist_ok=True)
+        shutil.copy(run.metrics / name, target)
+    done = visualize(tmp_path, "--only", "scores", "--only", "heads_kl", "--format", "pdf")
+    assert done.returncode == 0 and "heads_kl" not in done.stdout
+    assert "not drawn: KL divergence from base, by head: no captured step (python gpt2_summarization.py" in done.stdout
+    assert [file.name for file in (tmp_path / "visualizations").iterdir()] == ["scores.pdf"]
+
+
+def test_mistakes_are_one_line(run, tmp_path):
+    for options in (["--only", "nothing"], []):
+        done = visualize(run.root if options else tmp_path, *options)
+        assert done.returncode != 0 and done.stderr.count("\n") == 1 and done.stderr.startswith("error: ")
+
+
+def test_what_is_missing_is_named_with_its_command(tmp_path):
+    run = synthetic_run.write(tmp_path, layers=2, heads=2, steps=0)
+    (run.metrics / "latent_space.json").unlink()
+    (run.metrics / "latent_space.npz").unlink()
+    data = figures.load(run)
+    made = report.Made()
+    for entry in figures.CATALOGUE:
+        try:
+            entry.draw(data)
+        except figures.Missing as reason:
+            made.missing.append((entry.title, str(reason), entry.command))
+    page = report.html(data, made)
+    missing = page[page.index('<section id="missing">') :]
+    assert "Logit lens by layer: logit_lens/base/loss is not in latent_space.npz" in missing
+    assert missing.count("<code>python analyze_latent_space.py</code>") == 5  # four figures and the causal tests
+    assert "Plotly" not in Text(page).words and len(page) < 100_000
+
+
+# --- in a browser
+
+
+@pytest.fixture(scope="module")
+def browser():
+    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    driver_path = shutil.which("chromedriver")
+    if not chromium or not driver_path:
+        pytest.skip("no chromium with chromedriver on this machine")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    flags = "headless no-sandbox disable-gpu no-first-run disable-background-networking disable-component-update"
+    for flag in [*flags.split(), "disable-sync", "host-resolver-rules=MAP * ~NOTFOUND", "enable-unsafe-swiftshader"]:
+        options.add_argument(f"--{flag}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver_path))
+    driver.set_script_timeout(90)
+    yield driver
+    driver.quit()
+
+
+def opened(browser, run, width: int, scheme: str = "light"):
+    metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+    browser.get((run.visualizations / "interpretability_report.html").as_uri())
+    # Figures are drawn when they come into view: bring each there and wait until it is drawn.
+    browser.execute_async_script(
+        "const done = arguments[0]; const boxes = [...document.querySelectorAll('.plot')];"
+        "const wait = () => boxes.every((b) => b.querySelector('.main-svg') || b.classList.contains('empty'))"
+        " ? done() : setTimeout(wait, 100);"
+        "boxes.forEach((box, i) => setTimeout(() => box.scrollIntoView({behavior: 'instant'}), 200 * i)); wait();"
+    )
+    return browser
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (1440, "dark")])
+def test_browser_opens_it_from_disk(browser, run, width, scheme):
+    driver = opened(browser, run, width, scheme)
+    assert [entry for entry in driver.get_log("browser") if entry["level"] == "SEVERE"] == []
+    events = [json.loads(entry["message"])["message"] for entry in driver.get_log("performance")]
+    requests = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
+    assert all(url.startswith(("file:", "data:", "blob:")) for url in requests)
+    assert driver.execute_script("return document.documentElement.scrollWidth") <= width
+    sticking_out = driver.execute_script(
+        "return [...document.querySelectorAll('main *, header *')]"
+        ".filter((e) => !e.closest('.box svg, .plot, table') &&"
+        "e.getBoundingClientRect().right > innerWidth + 1).map((e) => e.outerHTML.slice(0, 200))"
+    )
+    assert sticking_out == []
+    assert driver.title.startswith("What changed inside")  # not what the hostile article asked for
+    drawings = driver.execute_script(
+        "return [...document.querySelectorAll('.drawing svg')].map((s) => s.getBoundingClientRect().height *"
+        "s.querySelectorAll('path').length)"
+    )
+    assert len(drawings) > 15 and min(drawings) > 0
+    ground = driver.execute_script("return getComputedStyle(document.body).backgroundColor")
+    assert ground == {"light": "rgb(254, 254, 254)", "dark": "rgb(20, 23, 28)"}[scheme]
+
+
+def test_browser_slider_moves(browser, run):
+    driver = opened(browser, run, 1440)
+    shown = (
+        "const box = document.getElementById('plot-heads_slider');"
+        "return [box.layout.sliders[0].active, Math.max(...box.data[0].z.flat())]"
+    )
+    last, largest = driver.execute_script(shown)
+    driver.execute_async_script(
+        "const done = arguments[0]; const box = document.getElementById('plot-heads_slider');"
+        "box.scrollIntoView({behavior: 'instant'});"
+        "const rail = box.querySelector('.slider-rail-touch-rect').getBoundingClientRect();"
+        "const at = {clientX: rail.left + 2, clientY: rail.top + rail.height / 2, bubbles: true, view: window};"
+        "const grip = box.querySelector('.slider-rail-touch-rect');"
+        "grip.dispatchEvent(new MouseEvent('mousedown', at)); box.dispatchEvent(new MouseEvent('mouseup', at));"
+        "document.dispatchEvent(new MouseEvent('mouseup', at)); setTimeout(done, 1200);"
+    )
+    first, smallest = driver.execute_script(shown)
+    assert (last, first) == (3, 0) and largest > 0.1 and smallest == 0
+
+
+def test_browser_link_opens_the_head(browser, run):
+    driver = opened(browser, run, 390)
+    assert not driver.execute_script("return document.getElementById('head-2-0').open")
+    driver.execute_script("document.querySelector('#answer a').click()")
+    driver.execute_async_script("setTimeout(arguments[0], 300)")
+    assert driver.execute_script("return document.getElementById('head-2-0').open")
