@@ -10,8 +10,9 @@ steps                                         (S,) the captured steps
 layer_distance/base, .../fine_tuned           (A, L) 1 - cosine between a layer's vector and the next layer's
 divergence/cosine                             (A, L + 1) 1 - cosine between base's and fine-tuned's vector
 projection/<pca2|pca3|tsne2|umap2|umap3>      (P, 2 or 3) one fit for base, fine-tuned and all steps together
-projection/step, .../layer, .../article       (P,) where a point comes from; article -1 is the mean over the articles
-clusters/kmeans, clusters/hdbscan             (P,) labels; -1 for HDBSCAN's noise and for means over articles
+projection/step, .../layer, .../article       (P,) which article, at which layer of which step (0 = base) a point is
+trajectory/<pca2|...>, .../step, .../layer    (Q, 2 or 3), (Q,) the mean over all articles, placed by the same fit
+clusters/kmeans, clusters/hdbscan             (P,) labels; -1 for HDBSCAN's noise
 logit_lens/<base|fine_tuned>/<loss|rank>      (A, L + 1) means over summary positions: nats; 1 = largest logit
 
 What the data or the models do not allow is left out, with its reason under `left_out` in the JSON.
@@ -321,19 +322,19 @@ class _Analysis:
         coordinates, settings = projection.project(points, self.seed)
         found, summary = projection.cluster(points[single], self.seed)
         for column, name in enumerate(("step", "layer", "article")):
-            self.arrays[f"projection/{name}"] = origin[:, column]
+            coordinates[name] = origin[:, column]
         for name, values in coordinates.items():
-            self.arrays[f"projection/{name}"] = values
+            self.arrays[f"projection/{name}"] = values[single]
+            if name != "article":
+                self.arrays[f"trajectory/{name}"] = values[~single]
         for name, members in found.items():
-            everyone = np.full(len(points), -1, dtype=np.int32)
-            everyone[single] = members
-            self.arrays[f"clusters/{name}"] = everyone
+            self.arrays[f"clusters/{name}"] = members
             summary[name]["adjusted_rand_index"] = {
                 label: float(adjusted_rand_score(origin[single, column], members))
                 for column, label in enumerate(("step", "layer", "article"))
             }
         self.info["projection"] = {
-            "points": len(points),
+            "points": int(single.sum()),
             "steps": labels,
             "base_step": 0,
             "fine_tuned_step": last,
