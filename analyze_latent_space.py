@@ -26,8 +26,8 @@ def parse() -> argparse.Namespace:
     options = parser.parse_args()
     if options.no_models and (options.base or options.model):
         parser.error("--no-models reads saved vectors: it goes with neither --base nor --model")
-    if options.seed < 0:
-        parser.error("--seed must not be negative")
+    if not 0 <= options.seed < 2**32:
+        parser.error("--seed must be between 0 and 2**32 - 1")
     return options
 
 
@@ -45,8 +45,9 @@ if __name__ == "__main__":
         described = run.read_json("run.json")
 
         # Only now what takes seconds to import: --help and a missing run are answered at once.
-        from summlens import latent_space
+        from summlens import console, latent_space
 
+        console.start_logging()
         examples = latent_space.probe_examples(described)
         own_models = not (options.base or options.model)  # the captured steps lead from the one to the other
         steps = latent_space.saved_vectors(run, len(examples)) if own_models else {}

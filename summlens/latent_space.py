@@ -19,6 +19,7 @@ What the data or the models do not allow is left out, with its reason under `lef
 """
 
 import inspect
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -35,6 +36,8 @@ from summlens.errors import UserError
 from summlens.metrics import projection, representation
 from summlens.metrics.lens import logit_lens
 from summlens.metrics.statistics import bootstrap_interval
+
+log = logging.getLogger(__name__)
 
 RESAMPLES = 1000
 FEWEST_ARTICLES = 4  # unbiased HSIC averages over four different articles
@@ -120,6 +123,7 @@ def represent_pair(
                     f"the tokenizer of {name} differs from that of {tokens_of} (token {token} is {theirs!r}, not "
                     f"{ours!r}): only models that read the same tokens can be compared"
                 )
+    log.info("running %d probe articles through %s and %s", len(examples), base, fine_tuned)
     on = models.device()
     return tuple(represent(models.load_model(name).to(on), examples, name) for name in (base, fine_tuned))
 
@@ -319,6 +323,7 @@ class _Analysis:
             few = f"fewer than {projection.FEWEST_POINTS} different points, or fewer than 3 dimensions"
             self._leave_out(("projection", "clusters"), few)
             return
+        log.info("projecting %d points by PCA, t-SNE and UMAP", len(points))
         coordinates, settings = projection.project(points, self.seed)
         found, summary = projection.cluster(points[single], self.seed)
         for column, name in enumerate(("step", "layer", "article")):
@@ -371,8 +376,8 @@ class _Analysis:
 def headlines(info: Mapping) -> list[str]:
     """The numbers to read first, a line each, from what `analyze` returned as info."""
     lines = []
-    if "cka" in info:
-        same = info["cka"]["same_layer"]
+    same = info.get("cka", {}).get("same_layer", {"value": [np.nan]})
+    if np.isfinite(same["value"]).any():
         layer = int(np.nanargmin(same["value"]))
         interval = _range(same["value"][layer], same["low"][layer], same["high"][layer])
         lines.append(f"least similar layer of base and fine-tuned: {layer}, debiased CKA {interval}")

@@ -144,11 +144,12 @@ def test_one_joint_projection_of_all_states():
 
     np.testing.assert_allclose(at(0, 0, 2), at(10, 0, 2), atol=1e-5)  # unchanged: the same place
     assert np.linalg.norm(at(0, 3, 2) - at(20, 3, 2)) > 0.1
-    np.testing.assert_allclose(at(20, 1, -1), np.mean([at(20, 1, a) for a in range(ARTICLES)], axis=0), atol=1e-4)
-    assert (arrays["clusters/kmeans"][article >= 0] >= 0).all()
-    assert (arrays["clusters/kmeans"][article < 0] == -1).all() and (
-        arrays["clusters/hdbscan"][article < 0] == -1
-    ).all()
+    where = zip(arrays["trajectory/step"].tolist(), arrays["trajectory/layer"].tolist(), strict=True)
+    for mean, (at_step, at_layer) in zip(arrays["trajectory/pca2"], where, strict=True):
+        expected = np.mean([at(at_step, at_layer, one) for one in range(ARTICLES)], axis=0)
+        np.testing.assert_allclose(mean, expected, atol=1e-4)
+    assert arrays["trajectory/umap3"].shape == (3 * (LAYERS + 1), 3) and "trajectory/article" not in arrays
+    assert len(arrays["clusters/kmeans"]) == len(arrays["clusters/hdbscan"]) == count
     assert info["clusters"]["kmeans"]["adjusted_rand_index"].keys() == {"step", "layer", "article"}
 
     _, again = analyze(*latent_space.ends(steps), steps, resamples=5, seed=4)
@@ -180,7 +181,7 @@ def test_few_articles_leave_out_by_name(no_projection, articles):
 def test_too_few_different_points_leave_out_the_projection():
     info, arrays = analyze(Representation(np.ones((5, 2, 4))), Representation(np.ones((5, 2, 4))), {}, resamples=5)
     assert {"projection", "clusters"} <= info["left_out"].keys() and "projection/pca2" not in arrays
-    assert np.isnan(arrays["rsa/same_layer"]).all()
+    assert np.isnan(arrays["rsa/same_layer"]).all() and latent_space.headlines(info) == []
     assert info["divergence"]["onset"]["layer"] is None
 
 
