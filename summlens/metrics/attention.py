@@ -42,7 +42,6 @@ METRICS = {
     "js": Metric("bits", True, "Jensen-Shannon divergence of the fine-tuned and the base row", two_models=True),
 }
 POSITIONS = ("summary", "all")
-BLOCK_ELEMENTS = 2**16  # scores held at once; a block then stays in the processor's cache
 _MASKED = -1e30  # finite, so that 0 * score is 0; exp gives exactly 0 beside any real score
 
 
@@ -93,7 +92,7 @@ def attention_statistics(
     base: Projected | None = None,
     *,
     positions: Sequence[str] = POSITIONS,
-    block_elements: int = BLOCK_ELEMENTS,
+    block_elements: int | None = None,
 ) -> dict[str, Tensor]:
     """Every metric of METRICS (`kl` and `js` only with `base`), averaged over each example's queries.
 
@@ -116,36 +115,53 @@ def attention_statistics(
 
 
 def row_statistics(
-    model: Projected, tokens: Tokens, base: Projected | None = None, *, block_elements: int = BLOCK_ELEMENTS
+    model: Projected, tokens: Tokens, base: Projected | None = None, *, block_elements: int | None = None
 ) -> dict[str, Tensor]:
     """The value of every metric for every query of one example: {metric: (H, T) float32, NaN where undefined}.
 
     model, base: query (H, T, d) and key (Hkv, T, d) of the example's own tokens, without padding.
     """
     heads, length, _ = model.query.shape
-    device = model.query.device
-    model = Projected(model.query, model.key.float(), model.scaling)
-    base = base and Projected(base.query.to(device), base.key.to(device).float(), base.scaling)
-    columns, copies = _key_columns(tokens, device), _copied_targets(tokens)
+    key_heads, device = len(model.key), model.query.device
+    if block_elements is None:
+        block_elements = 2**18 if device.type == "cpu" else 2**24  # within the cache; enough to fill a GPU
+    copies = _copied_targets(tokens)
     out = {n: torch.full((heads, length), math.nan, device=device) for n in metric_names(base is not None)}
-    start = 0
-    while start < length:
-        # As many rows as fit in block_elements, but at least 16: a block of very long rows grows with T.
-        stop = min(length, start + max(16, block_elements // (heads * (start + 16))))
-        block = _Block.of(model, start, stop)
-        values = _one_model(block, columns, tokens, copies)
-        if base is not None:
-            values |= _two_models(block, _Block.of(base, start, stop))
-        values |= _sparsity(block)  # last: it sorts the block's weights in place
-        for name, value in values.items():
-            out[name][:, start:stop] = value
-        start = stop
+    # A block takes as many key heads, with the query heads that read them, as leave it room for 64 rows.
+    step = min(key_heads, max(1, block_elements // (64 * length * (heads // key_heads))))
+    for first in range(0, key_heads, step):
+        group = slice(first, first + step)
+        own, other = _heads(model, group, device), base and _heads(base, group, device)
+        chosen = slice(first * heads // key_heads, min(first + step, key_heads) * heads // key_heads)
+        start = 0
+        while start < length:
+            room = block_elements / len(own.query)  # the block has rows * (start + rows) scores a head
+            rows = int((start**2 + 4 * room) ** 0.5 - start) // 2
+            stop = min(length, start + max(16, rows))
+            block = _Block.of(own, start, stop)
+            values = _one_model(block, tokens, copies)
+            if other is not None:
+                values |= _two_models(block, _Block.of(other, start, stop))
+            values |= _sparsity(block)  # last: it sorts the block's weights in place
+            for name, value in values.items():
+                out[name][chosen, start:stop] = value
+            start = stop
     for name, values in out.items():
         if name.endswith("_no_sink"):
             values[:, :1] = math.nan
     out["normalized_entropy"][:, :1] = math.nan
     out["normalized_entropy_no_sink"][:, :2] = math.nan
     return out
+
+
+def _heads(projected: Projected, group: slice, device: torch.device) -> Projected:
+    """The key heads of a group, in float32, and the query heads that read them."""
+    query, key, scaling = projected
+    return Projected(
+        query.unflatten(0, (len(key), -1))[group].flatten(0, 1).to(device).float(),
+        key[group].to(device).float(),
+        scaling,
+    )
 
 
 def _own(projected: Projected, index: int, tokens: Tokens) -> Projected:
@@ -157,8 +173,8 @@ def _own(projected: Projected, index: int, tokens: Tokens) -> Projected:
 class _Block:
     """Query rows t = start..stop-1 of one model against the keys 0..stop-1, the sink (key 0) taken out.
 
-    scores, weights: (H, R, K), K = stop; weights = exp(scores - peak), exactly 0 above the diagonal and at the sink;
-    peak, total: (H, R), so that a = weights / total is the sink-free row and peak + log(total) its log-sum-exp;
+    scores, weights: (H, R, K), K = stop; scores less the largest of their row, and exp(scores), which is exactly 0
+    above the diagonal and at the sink; total: (H, R), so that a = weights / total is the sink-free row;
     sink_scores: (H, R); log_sink, log_rest: (H, R), log p_0 and log(1 - p_0); sink, rest: p_0 and 1 - p_0.
     In row 0 nothing remains: its rest is 0, and its sink-free values are finite but without meaning.
     """
@@ -166,7 +182,6 @@ class _Block:
     t: Tensor
     scores: Tensor
     weights: Tensor
-    peak: Tensor
     total: Tensor
     sink_scores: Tensor
     log_sink: Tensor
@@ -176,17 +191,18 @@ class _Block:
     def of(cls, model: Projected, start: int, stop: int) -> "_Block":
         heads, key_heads = model.query.shape[0], model.key.shape[0]
         # Query heads that share a key head are stacked as rows, so grouped keys are never expanded.
-        rows = (model.query[:, start:stop].float() * model.scaling).reshape(key_heads, -1, model.key.shape[-1])
+        rows = (model.query[:, start:stop] * model.scaling).reshape(key_heads, -1, model.key.shape[-1])
         scores = (rows @ model.key[:, :stop].transpose(1, 2)).view(heads, stop - start, stop)
         sink_scores = scores[:, :, 0].clone()
         scores[:, :, 0] = _MASKED
         t = torch.arange(start, stop, device=scores.device)
         scores[:, :, start:].masked_fill_(t > t[:, None], _MASKED)
         peak = scores.amax(-1)
-        weights = (scores - peak[..., None]).exp_()
+        weights = scores.sub_(peak[..., None]).exp()
         total = weights.sum(-1)
-        gap = (peak + total.log() - sink_scores).masked_fill(t == 0, _MASKED)
-        return cls(t, scores, weights, peak, total, sink_scores, logsigmoid(-gap), logsigmoid(gap))
+        sink_scores -= peak
+        gap = (total.log() - sink_scores).masked_fill(t == 0, _MASKED)
+        return cls(t, scores, weights, total, sink_scores, logsigmoid(-gap), logsigmoid(gap))
 
     @property
     def sink(self) -> Tensor:
@@ -197,13 +213,6 @@ class _Block:
         return self.log_rest.exp()
 
 
-def _key_columns(tokens: Tokens, device: torch.device) -> Tensor:
-    """(T, 3): what a row's mass is summed over by one product: the key's position, the article, the summary."""
-    position = torch.arange(len(tokens.ids), device=device)
-    article = (position >= tokens.article_start) & (position < tokens.article_stop)
-    return torch.stack([position, article, position >= tokens.prompt_length], dim=1).float()
-
-
 def _copied_targets(tokens: Tokens) -> dict[int, int]:
     """{query: target} for the summary queries whose target occurs in the article."""
     ids = tokens.ids.tolist()
@@ -212,29 +221,29 @@ def _copied_targets(tokens: Tokens) -> dict[int, int]:
     return {t: ids[t + 1] for t in range(queries.start, queries.stop) if ids[t + 1] in article}
 
 
-def _one_model(block: _Block, columns: Tensor, tokens: Tokens, copies: dict[int, int]) -> dict[str, Tensor]:
+def _one_model(block: _Block, tokens: Tokens, copies: dict[int, int]) -> dict[str, Tensor]:
     """Entropies, shares and distance of a block's rows: {metric: (H, R)}."""
     t, sink, rest = block.t, block.sink, block.rest
     start, keys = int(t[0]), block.scores.shape[-1]
     out = {"first_token_share": sink}
 
-    # H(a) = log total - mean of (score - peak): in nats, about the peak, so that large scores cost no precision.
-    mean_score = ((block.scores - block.peak[..., None]).mul_(block.weights)).sum(-1) / block.total
-    nats = block.total.log() - mean_score
+    # H(a) = log total - mean score: in nats, about the largest score, so that large scores cost no precision.
+    nats = block.total.log() - (block.scores * block.weights).sum(-1) / block.total
     entropy = -(sink * block.log_sink + rest * block.log_rest) + rest * nats
     out["entropy"] = entropy.clamp_min(0) / math.log(2)
     out["entropy_no_sink"] = nats.clamp_min(0) / math.log(2)
     out["normalized_entropy"] = out["entropy"] / torch.log2(t + 1)
     out["normalized_entropy_no_sink"] = out["entropy_no_sink"] / torch.log2(t)
 
-    columns = columns[:keys].clone()
-    columns[:, 0] -= start  # positions about the block, so that a short distance at a late query keeps its digits
-    position, article, summary = (block.weights @ columns).div_(block.total[..., None]).unbind(-1)
-    distance = (t - start) - position
+    # Positions count from the block's first row, so that a short distance at a late query keeps its digits.
+    position = torch.arange(-start, keys - start, device=t.device, dtype=torch.float32)
+    distance = (t - start) - (block.weights @ position) / block.total
     out["distance"], out["distance_no_sink"] = sink * t + rest * distance, distance
 
     previous = (t - 1).clamp_min(0).expand(block.scores.shape[0], -1)[..., None]
     previous = block.weights.gather(-1, previous)[..., 0] / block.total
+    article = block.weights[..., tokens.article_start : tokens.article_stop].sum(-1) / block.total
+    summary = block.weights[..., tokens.prompt_length :].sum(-1) / block.total
     shares = {  # name: (sink-free share, whether the sink is in the region)
         "previous_token_share": (previous, t == 1),
         "article_share": (article, tokens.article_start == 0 < tokens.article_stop),
@@ -260,7 +269,7 @@ def _two_models(block: _Block, base: _Block) -> dict[str, Tensor]:
     With x = log(p / p'), log(p / m) = log 2 - softplus(-x) and log(p' / m) = log 2 - softplus(x) for m = (p + p') / 2.
     """
     a, b = block.weights / block.total[..., None], base.weights / base.total[..., None]
-    shift = (block.peak + block.total.log()) - (base.peak + base.total.log())
+    shift = block.total.log() - base.total.log()
     ratio = (block.scores - base.scores).sub_(shift[..., None])  # log(a / a')
     sink_ratio, rest_ratio = block.log_sink - base.log_sink, block.log_rest - base.log_rest
     rest = block.rest
@@ -285,13 +294,13 @@ def _sparsity(block: _Block) -> dict[str, Tensor]:
     from the largest entry; zeros above the diagonal rank last and add nothing. The sink is inserted afterwards: every
     smaller entry moves one rank down. Sorts `block.weights` in place.
     """
-    larger = block.scores > block.sink_scores[..., None]
-    beyond_sink = torch.where(larger, block.weights, 0).sum(-1) / block.total
-    larger = larger.sum(-1)
     ordered = _sort(block.weights)
-    ranks = torch.arange(ordered.shape[-1] - 1, -1, -1, device=ordered.device, dtype=ordered.dtype)
-    mean_rank = (ordered @ ranks) / block.total
-    whole = block.rest * (mean_rank + 1 - beyond_sink) + block.sink * larger
+    below = ordered.cumsum(-1)  # its sum over all but the last is sum_j d_j weights_j: each counts once a larger entry
+    mean_rank = below[..., :-1].sum(-1) / block.total
+    place = torch.searchsorted(ordered, block.sink_scores.exp()[..., None], right=True)
+    smaller = below.gather(-1, (place - 1).clamp_min(0)) * (place > 0) / below[..., -1:]
+    larger = ordered.shape[-1] - place
+    whole = block.rest * (mean_rank + smaller[..., 0]) + block.sink * larger[..., 0]
     t = block.t
     gini = {"sparsity": (t - 2 * whole) / (t + 1), "sparsity_no_sink": (t - 1 - 2 * mean_rank) / t}
     return {name: value.clamp_min(0) for name, value in gini.items()}  # rounding can leave -1e-8
