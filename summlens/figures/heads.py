@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.colors import ListedColormap, Normalize
 
-from summlens.figures.picture import Picture, chosen_frames, gif, new_figure
+from summlens.figures.picture import Picture, chosen_frames, gif, new_figure, settle
 from summlens.figures.rundata import Change, Missing, RunData, change, interval
 from summlens.figures.style import (
     ACCENT,
@@ -303,9 +303,9 @@ def _frames(figure, meshes, series, counter, steps, chosen) -> list[np.ndarray]:
     changing = [*meshes, counter]
     for artist in changing:
         artist.set_animated(True)
+    settle(figure)
     canvas = figure.canvas
     canvas.draw()
-    figure.set_layout_engine("none")
     background = canvas.copy_from_bbox(figure.bbox)
     frames = []
     for index in chosen:

@@ -95,8 +95,11 @@ def similarity_over_steps(data: RunData) -> Picture:
     for axes, measure in zip(panels, present, strict=True):
         values = _array(data, f"{measure}/steps").astype(float)
         colors = depth_colors(values.shape[1])
+        low, high = (data.latent_arrays.get(f"{measure}/steps/{end}") for end in ("low", "high"))
+        banded = low is not None and high is not None
         for layer in chosen_layers(values.shape[1]):
-            line(axes, steps, values[:, layer], colors[layer], f"layer {layer}")
+            band = (low[:, layer], high[:, layer]) if banded else None
+            line(axes, steps, values[:, layer], colors[layer], f"layer {layer}", band)
         axes.set(title=f"{MEASURES[measure][0].upper()}{MEASURES[measure][1:]} with step 0", xlabel="optimiser step")
         if np.isfinite(values[-1]).any():
             least = int(np.nanargmin(values[-1]))
@@ -114,7 +117,9 @@ def similarity_over_steps(data: RunData) -> Picture:
         "Representations over the steps",
         f"{found[0].upper()}{found[1:]}." if found else "No similarity is finite.",
         f"Each captured step against step 0, n = {_articles(data)} probe articles. Layer 0 is the embeddings.",
-        "No interval is saved for the steps; the figure above carries it for the last one.",
+        f"Bands are 95 % intervals. {ARTICLES_ONLY}"
+        if banded
+        else "No interval is saved for the steps; the figure above carries it for the last one.",
         figure=figure,
     )
 
@@ -268,13 +273,13 @@ def _umap_plot(points, step, layer, article, drawn):
     return plot
 
 
-def _umap_gif(points, step, layer, frames: int = 36) -> bytes:
+def _umap_gif(points, step, layer, frames: int = 30) -> bytes:
     """A full turn. At most 1,500 points: more would be a cloud, and slow to draw."""
     keep = np.random.default_rng(0).permutation(len(points))[:1500]
     figure = new_figure(4.8, 4.4)
     axes = figure.add_subplot(projection="3d")
     axes.set_box_aspect(None, zoom=1.12)
-    axes.scatter(*points[keep].T, c=step[keep], cmap=depth_map(), vmin=0, s=9, alpha=0.9, linewidths=0)
+    axes.scatter(*points[keep].T, c=step[keep], cmap=depth_map(), vmin=0, s=8, linewidths=0, depthshade=False)
     layers = np.unique(layer)
     for one in layers[chosen_layers(len(layers), 6)]:
         path = _paths(points, step, layer, one)

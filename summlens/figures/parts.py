@@ -5,7 +5,7 @@ import re
 import numpy as np
 
 from summlens.figures.heads import ARTICLES_ONLY, cells
-from summlens.figures.over_time import chosen_layers, line
+from summlens.figures.over_time import BAND_RESAMPLES, chosen_layers, line
 from summlens.figures.picture import Picture, new_figure
 from summlens.figures.rundata import Missing, RunData, interval, neuron_change
 from summlens.figures.style import (
@@ -26,6 +26,8 @@ SITES = {
     "mlp_output": "MLP output",
     "mlp_hidden": "MLP hidden",
 }
+
+PROSE = {site: name[0].lower() + name[1:] if name[1].islower() else name for site, name in SITES.items()}
 
 
 def weight_table(data: RunData, index: int = -1) -> tuple[list[str], np.ndarray]:
@@ -113,6 +115,8 @@ def weight_change_heads(data: RunData) -> Picture:
     for axes, matrix, table in zip(panels, present, tables, strict=True):
         mesh = cells(axes, table, cmap=sequential_map(), norm=norm)
         axes.set(title=names[matrix], xlabel="head")
+        if table.shape[1] > 8:  # four panels leave little room
+            axes.set_xticks(axes.get_xticks()[::2])
     panels[0].set_ylabel("layer")
     bar = figure.colorbar(mesh, ax=panels, label="% of the slice's norm", aspect=28, pad=0.02)
     bar.outline.set_visible(False)
@@ -147,7 +151,7 @@ def activations(data: RunData) -> Picture:
     for axes, site in zip(panels, sites, strict=True):
         before, after = data.ends(f"activation/{site}/mean_abs/summary")
         for values, color, label in ((before, BASE, "base"), (after, ACCENT, "fine-tuned")):
-            mean, low, high = interval(values, BAND)
+            mean, low, high = interval(values, BAND_RESAMPLES)
             line(axes, range(values.shape[1]), mean, color, label, (low, high))
         axes.set(title=SITES[site], xlabel="layer" if site != "residual" else "after block (0: embeddings)")
         axes.set_ylim(bottom=0)
@@ -155,16 +159,17 @@ def activations(data: RunData) -> Picture:
         ratios.append((site, ratio, low, high))
     panels[0].set_ylabel("mean absolute value (model units)")
     panels[-1].legend()
-    finding = "No activation is finite."
-    known = [(abs(np.log(r)), site, layer) for site, ratio, *_ in ratios for layer, r in enumerate(ratio) if r > 0]
-    if known:
-        _, site, layer = max(known)
-        ratio, low, high = next((r[layer], lo[layer], hi[layer]) for s, r, lo, hi in ratios if s == site)
+    sure = [
+        (abs(np.log(ratio[layer])), site, layer, ratio[layer], low[layer], high[layer])
+        for site, ratio, low, high in ratios
+        for layer in np.nonzero((low > 1) | (high < 1))[0]
+    ]
+    finding = "No site's activation differs from base beyond its 95 % interval."
+    if sure:
+        _, site, layer, ratio, low, high = max(sure)
         finding = (
-            f"The largest change is at the {SITES[site][0].lower() if site == 'residual' else SITES[site][0]}"
-            f"{SITES[site][1:]} of layer {layer}: {ratio:.2f} [{low:.2f}, {high:.2f}] times base."
-            if not low <= 1 <= high
-            else "No site's activation differs from base beyond its 95 % interval."
+            f"The largest change is in the {PROSE[site]} of layer {layer}: {ratio:.2f} [{low:.2f}, {high:.2f}] times "
+            "base."
         )
     return Picture(
         "activations",
@@ -175,9 +180,6 @@ def activations(data: RunData) -> Picture:
         ARTICLES_ONLY + " A few very large dimensions can carry a site's mean.",
         figure=figure,
     )
-
-
-BAND = 300
 
 
 def neurons(data: RunData) -> Picture:
@@ -194,8 +196,8 @@ def neurons(data: RunData) -> Picture:
     for level, name, color in zip(levels, ("median", "90th percentile", "99th", "largest"), shades, strict=True):
         line(left, range(layers), level, color, name)
     left.set(title=f"All {change.size:,} neurons", xlabel="layer", ylabel="|change| (base standard deviations)")
-    left.set_ylim(bottom=0)
-    left.legend()
+    left.set_ylim(0, 1.35 * left.get_ylim()[1])  # room for the legend
+    left.legend(loc="upper right", ncols=2)
     shown = data.changed_neurons[:12]
     moved = (data.neurons - data.neurons[0])[:, : len(shown)].T
     edges = np.arange(len(data.steps) + 1) - 0.5

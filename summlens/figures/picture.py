@@ -50,13 +50,19 @@ def styled():
     return matplotlib.rc_context(STYLE)
 
 
+def settle(figure: Figure) -> None:
+    """Solve the figure's layout once and for all: not again for every format and frame."""
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        engine.execute(figure)
+        figure.set_layout_engine("none")
+
+
 def save(picture: Picture, folder: Path, formats: tuple[str, ...] = ("png", "svg")) -> list[Path]:
     """Write the picture's files below `folder` and return their paths."""
     written = []
     if picture.figure is not None:
-        # The layout is solved once, not again for every format.
-        picture.figure.draw_without_rendering()
-        picture.figure.set_layout_engine("none")
+        settle(picture.figure)
         picture.svg = render(picture.figure, "svg")
         for suffix in formats:
             content = picture.svg if suffix == "svg" else render(picture.figure, suffix)

@@ -127,7 +127,8 @@ def inline_svg(svg: str, name: str) -> Markup:
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", svg, flags=re.S)
     svg = re.sub(r'<g id="(?:figure|axes|patch|matplotlib\.axis|xtick|ytick|line2d|text|\w+)_\d+"', "<g", svg)
-    svg = re.sub(r'\bid="', f'id="{name}-', svg)
+    seen: set[str] = set()  # two colour bars with one scale are one image, written twice under one id
+    svg = re.sub(r' id="([^"]*)"', lambda m: "" if m[1] in seen else seen.add(m[1]) or f' id="{name}-{m[1]}"', svg)
     svg = re.sub(r'(xlink:href="#|url\(#)', rf"\g<1>{name}-", svg)
     for ink, variable in ((INK, "ink"), (MUTED, "muted"), (GRID, "grid"), (PAPER, "paper"), (ACCENT, "accent")):
         svg = svg.replace(f"fill: {ink}", f"fill: var(--{variable})").replace(
