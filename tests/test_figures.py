@@ -346,6 +346,13 @@ def test_a_missing_and_a_truncated_step_are_named(tmp_path):
     assert [frame.name for frame in frames] == ["0", "20", "80", "100"]
 
 
+def test_a_damaged_base_is_named(tmp_path):
+    run = synthetic_run.write(tmp_path, steps=3)
+    (run.metrics / "step_000000.json").write_text("{")
+    problems = figures.load(run).problems
+    assert "step_000000.json is damaged" in problems[0] and problems[1].endswith("base means step 20 here")
+
+
 def test_another_schema_version_is_one_line(tmp_path):
     run = synthetic_run.write(tmp_path, steps=2)
     path = run.metrics / "run.json"

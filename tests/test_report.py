@@ -103,6 +103,15 @@ def test_score_table_holds_every_system_with_its_interval(page, data):
         assert system["label"] in page
 
 
+def test_paired_differences_stand_under_their_score(data):
+    kept = [c for c in data.evaluation["comparisons"] if (c["b"], c["score"]) != ("lead3", "rouge1")]
+    data.evaluation["comparisons"] = kept
+    table = report.html(data, report.Made())
+    row = table[table.index('<tr><th scope="row">Lead-3</th><td>–</td>') :]  # the first score was not compared
+    expected = next(c for c in kept if (c["b"], c["score"]) == ("lead3", "rouge2"))
+    assert f"{expected['difference']:+.1f}" in row.split("<td>")[2]
+
+
 def test_head_table_ranks_by_kl_and_opens_every_number(page, data):
     rows = figures.heads.most_changed(data)
     table = page[page.index('id="head-table"') :]
@@ -146,7 +155,9 @@ def test_answer_says_when_there_is_no_difference(data):
     data.last.arrays.update({k: v for k, v in data.first.arrays.items() if k.startswith("attention/")})
     data.latent_arrays["cka/same_layer"] = np.ones((3, 4))
     said = answer.sentences(data)
-    assert "does not differ from the model before fine-tuning (zero-shot) by more than chance" in said[0]
+    assert said[0].startswith(
+        "No difference between the fine-tuned model and the model before fine-tuning (zero-shot) is"
+    )
     assert "writes worse summaries than Lead-3" in said[1]
     assert "no attention head differs from the base model" in said[2]
     assert "stayed nearly the same" in said[3]

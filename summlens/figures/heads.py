@@ -60,7 +60,9 @@ class Metric:
 
 METRICS = (
     Metric("kl", "KL divergence from base", "bits", "how far attention moved from the base model's", divergence=True),
-    Metric("js", "Jensen–Shannon divergence from base", "bits, 0 to 1", "KL's bounded sibling", divergence=True),
+    Metric(
+        "js", "Jensen–Shannon divergence from base", "bits, 0 to 1", "the same, symmetric and bounded", divergence=True
+    ),
     Metric("entropy", "Attention entropy", "bits", "how widely a query spreads its attention", 2),
     Metric("normalized_entropy", "Normalized attention entropy", "0 to 1", "entropy over its largest possible value"),
     Metric("sparsity", "Attention sparsity (Gini)", "0 to 1", "how few tokens receive most of the attention"),
@@ -134,7 +136,7 @@ def _finding(metric: Metric, result: Change, data: RunData) -> str:
 
 
 def _reading(metric: Metric, result: Change, two_rows: bool, differs: np.ndarray, data: RunData) -> str:
-    text = f"One cell a head, in {metric.unit}: {metric.meaning}. Mean over the summary positions of n = "
+    text = f"One cell a head: {metric.meaning} ({metric.unit}). Mean over the summary positions of n = "
     text += f"{data.articles} probe articles, step {data.steps[0]} (base) and step {data.steps[-1]} (fine-tuned). "
     text += "Layers and heads count from 0. "
     if metric.divergence:

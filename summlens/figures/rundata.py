@@ -130,6 +130,8 @@ def _load_steps(data: RunData, progress, changed_neurons: int) -> None:
         rows.append({key: np.asarray(v, np.float32) for key, v in capture.arrays.items() if SERIES.fullmatch(key)})
         neuron_means.append(capture.arrays.get("neuron/mean"))
     data.problems += gaps(found)
+    if data.steps and data.steps[0] > 0:
+        data.problems.append(f"step 0 could not be read: base means step {data.steps[0]} here")
     if not rows:
         return
     for key in {key: None for row in rows for key in row}:

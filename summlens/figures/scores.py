@@ -123,7 +123,7 @@ def verdict(data: RunData, other: str, score: str) -> str:
         )
     points = f"{paired['difference']:+.1f} [{paired['low']:+.1f}, {paired['high']:+.1f}] points"
     if paired["low"] <= 0 <= paired["high"]:
-        return f"The fine-tuned model does not differ from {rival} by more than chance: {values}, {points}."
+        return f"No difference between the fine-tuned model and {rival} is shown: {values}, a difference of {points}."
     better = "better" if paired["difference"] > 0 else "worse"
     return f"The fine-tuned model writes {better} summaries than {rival}: {values}, a difference of {points}."
 

@@ -144,14 +144,14 @@ def inline_svg(svg: str, name: str) -> Markup:
 
 
 def prose(text: str, known: set[str]) -> Markup:
-    """`text` with every "head 3.1" that has a place in the head table linked to it, and true minus signs."""
+    """`text` with every "head 3.1" of the head table linked, true minus signs, and no line break before %."""
 
     def link(match: re.Match) -> str:
         anchor = match[2].replace(".", "-")
         return f'{match[1]}<a href="#head-{anchor}">{match[2]}</a>' if match[2] in known else match[0]
 
     linked = re.sub(r"([Hh]ead )(\d+\.\d+)\b", link, str(escape(text)))
-    return Markup(re.sub(r"(?<![\w-])-(?=\d+\.)", "−", linked))
+    return Markup(re.sub(r"(?<![\w-])-(?=\d+\.)", "−", linked).replace(" %", "\u00a0%"))
 
 
 def _head(row: HeadRow) -> dict:
@@ -189,9 +189,8 @@ def _score_table(data: RunData) -> dict:
     ]
     paired = []
     for other in table:
-        found = [(title(score)[0], comparison(data, "fine_tuned", other, score)) for score in names]
-        found = [(name, value) for name, value in found if value is not None]
-        if other != "fine_tuned" and found:
+        found = [comparison(data, "fine_tuned", other, score) for score in names]  # None where nothing was compared
+        if other != "fine_tuned" and any(found):
             paired.append((label(data, other), found))
     return {
         "columns": [title(score) for score in names],
