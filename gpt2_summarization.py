@@ -12,9 +12,9 @@ if __name__ == "__main__":
         config, options = parse_command_line(description=__doc__)
 
         # Only now what takes seconds to import: --help and a wrong option are answered at once.
-        from summlens import comparison, experiment, training
+        from summlens import comparison, console, experiment, training
 
-        experiment.start_logging()
+        console.start_logging()
         if options.summarize:
             print(comparison.summarize_file(options.summarize, config))
             raise SystemExit

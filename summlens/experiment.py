@@ -3,12 +3,9 @@
 import dataclasses
 import importlib.metadata
 import logging
-import os
 import platform
 import subprocess
-import sys
 import time
-import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,21 +21,6 @@ log = logging.getLogger(__name__)
 
 # What a --resume may change without changing a number of the run.
 _FREE_TO_CHANGE = {"output_dir", "evaluation_batch_size", "capture_batch_size", "logging_steps", "checkpoint_steps"}
-
-
-def start_logging() -> None:
-    """Readable lines from this project on stderr; from the libraries only errors."""
-    import datasets
-    import transformers
-
-    logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
-    logging.getLogger("summlens").setLevel(logging.INFO)
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    datasets.logging.set_verbosity_error()
-    datasets.disable_progress_bars()
-    warnings.filterwarnings("ignore", module=r"(torch|transformers|datasets|accelerate|huggingface_hub)\b")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
 @dataclass(frozen=True)

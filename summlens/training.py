@@ -38,13 +38,14 @@ def fine_tune(study: Experiment, resume: bool = False, sample_summaries=None):
         log.info("continuing from step %d", first_step)
     run.delete_steps_after(first_step if checkpoint else -1)
     board = TensorBoard(run.logs, from_step=first_step)
+    progress = Progress()
     trainer = SummaryTrainer(
         model=model,
         args=training_arguments(config, run, first_step),
         train_dataset=study.train,
         eval_dataset=study.validation,
         data_collator=collate,
-        callbacks=[Observer(study, board, sample_summaries), CheckpointSeal(), Progress()],
+        callbacks=[Observer(study, board, sample_summaries), CheckpointSeal(), progress],
     )
     trainer.remove_callback(PrinterCallback)
     try:
@@ -55,6 +56,7 @@ def fine_tune(study: Experiment, resume: bool = False, sample_summaries=None):
             "or add --gradient-checkpointing; then continue with --resume"
         ) from None
     finally:
+        progress.close()
         board.close()
     return model.eval()
 
@@ -270,6 +272,8 @@ def _is_whole(folder: Path) -> bool:
 class Progress(TrainerCallback):
     """One progress bar with the loss, in place of the Trainer's printed dictionaries."""
 
+    bar: tqdm | None = None
+
     def on_train_begin(self, args, state, control, **_):
         self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc="fine-tuning", unit="step")
 
@@ -277,11 +281,12 @@ class Progress(TrainerCallback):
         self.bar.update(1)
 
     def on_log(self, args, state, control, logs=None, **_):
-        if hasattr(self, "bar"):
+        if self.bar:
             self.bar.set_postfix({n: f"{logs[n]:.3f}" for n in ("loss", "eval_loss") if n in logs}, refresh=False)
 
-    def on_train_end(self, args, state, control, **_):
-        self.bar.close()
+    def close(self) -> None:
+        if self.bar:
+            self.bar.close()
 
 
 def save_model(model, tokenizer, run: Run) -> None:
