@@ -278,7 +278,7 @@ def _umap_gif(points, step, layer, frames: int = 30) -> bytes:
     keep = np.random.default_rng(0).permutation(len(points))[:1500]
     figure = new_figure(4.8, 4.4)
     axes = figure.add_subplot(projection="3d")
-    axes.set_box_aspect(None, zoom=1.12)
+    axes.set_box_aspect(None, zoom=0.95)
     axes.scatter(*points[keep].T, c=step[keep], cmap=depth_map(), vmin=0, s=8, linewidths=0, depthshade=False)
     layers = np.unique(layer)
     for one in layers[chosen_layers(len(layers), 6)]:
