@@ -84,11 +84,12 @@ def make_optimizer(model: GPT2LMHeadModel, learning_rate: float) -> torch.optim.
     return torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.98))
 
 
-def rate_at(step: int, steps: int, warmup: int) -> float:
+def rate_at(step: int, horizon: int, warmup: int) -> float:
     """The share of the peak learning rate at a step: linear warm-up, then cosine decay to a tenth."""
     if step < warmup:
         return (step + 1) / warmup
-    return 0.55 + 0.45 * math.cos(math.pi * (step - warmup) / max(1, steps - warmup))
+    done = min(1.0, (step - warmup) / max(1, horizon - warmup))
+    return 0.55 + 0.45 * math.cos(math.pi * done)
 
 
 def save(model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
@@ -121,7 +122,7 @@ def pretrain(args: argparse.Namespace, tokenizer: PreTrainedTokenizerFast) -> GP
     began, seen, recent = time.time(), 0, []
     for step in range(args.steps):
         for group in optimizer.param_groups:
-            group["lr"] = args.learning_rate * rate_at(step, args.steps, args.warmup)
+            group["lr"] = args.learning_rate * rate_at(step, args.horizon, args.warmup)
         batch = next(stream)
         # A random start lets every position learn, though most documents are short.
         start = torch.randint(0, WINDOW - batch.shape[1] + 1, ()).item() if step % 2 else 0
@@ -158,7 +159,8 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=4, help="transformer blocks")
     parser.add_argument("--heads", type=int, default=6, help="attention heads a block")
     parser.add_argument("--width", type=int, default=192, help="size of the residual stream")
-    parser.add_argument("--steps", type=int, default=2600, help="optimiser steps")
+    parser.add_argument("--steps", type=int, default=1050, help="optimiser steps")
+    parser.add_argument("--horizon", type=int, default=2600, help="step where the rate is down to a tenth")
     parser.add_argument("--batch-tokens", type=int, default=2048, help="tokens a step, about")
     parser.add_argument("--learning-rate", type=float, default=1.5e-3, help="peak learning rate")
     parser.add_argument("--warmup", type=int, default=150, help="steps of linear warm-up")
