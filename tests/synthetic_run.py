@@ -131,7 +131,7 @@ def _log(step, progress) -> list[dict]:
 
 def write_evaluation(run: Run, random, tests: int) -> None:
     """evaluation.json and predictions.jsonl; every article tries to run a script in the reader's browser."""
-    rows, values = [], {system: {score: [] for score in SCORES} for system in SYSTEMS}
+    rows, values = [], {system: {score: [] for score in (*SCORES, "length")} for system in SYSTEMS}
     for index in range(tests):
         reference = f"The mayor of Town {index} opened a new bridge on Monday.\nIt cost {index + 2} million dollars."
         summaries = {
@@ -141,8 +141,12 @@ def write_evaluation(run: Run, random, tests: int) -> None:
         }
         scores = {}
         for system, (_, level) in SYSTEMS.items():
-            ease = 0 if system == "reference" else random.normal(0, 8)
-            scores[system] = {score: max(level + ease - 3 * rank, 0.0) for rank, score in enumerate(SCORES)}
+            if system == "reference":  # a reference is not scored against itself
+                scores[system] = {"length": float(len(reference.split()))}
+            else:
+                ease = random.normal(0, 8)
+                scores[system] = {score: max(level + ease - 3 * rank, 0.0) for rank, score in enumerate(SCORES)}
+                scores[system]["length"] = level / 2 + ease
             for score, value in scores[system].items():
                 values[system][score].append(value)
         article = f"A crowd gathered in Town {index}. The mayor of Town {index} opened a new bridge on Monday. " * 3
@@ -156,13 +160,10 @@ def write_evaluation(run: Run, random, tests: int) -> None:
                 "finished": {"zero_shot": False, "fine_tuned": True},
             }
         )
-    systems = {
-        system: {"label": label, "scores": {score: _mean(values[system][score]) for score in SCORES}}
-        for system, (label, _) in SYSTEMS.items()
-    }
+    systems = _systems(values)
     comparisons = []
-    for other in ("zero_shot", "lead3"):
-        for score in SCORES:
+    for other in ("zero_shot", "lead3", "reference"):
+        for score in systems[other]["scores"]:
             difference = _mean(np.subtract(values["fine_tuned"][score], values[other][score]))
             comparisons.append(
                 {
@@ -172,15 +173,35 @@ def write_evaluation(run: Run, random, tests: int) -> None:
                     "difference": difference["mean"],
                     "low": difference["low"],
                     "high": difference["high"],
-                    "p_value": 0.001,
+                    "p_value": 0.0002 if other == "zero_shot" else 0.04,
                     "effect": 2.0,
                 }
             )
-    settings = {"max_new_tokens": 64, "beams": 1}
-    run.write_json(
-        "evaluation.json", {"articles": tests, "settings": settings, "systems": systems, "comparisons": comparisons}
-    )
+    kinds = {"fire": slice(0, 3), "flood": slice(3, None)}  # the rows of each kind of article
+    groups = {
+        kind: {
+            "articles": len(rows[part]),
+            "systems": _systems({s: {k: v[part] for k, v in found.items()} for s, found in values.items()}),
+        }
+        for kind, part in kinds.items()
+    }
+    settings = {
+        "max_new_tokens": 64,
+        "num_beams": 1,
+        "rouge_recipe": "rouge_score",
+        "wordnet": None,
+        "sentence_splitter": "punkt",
+    }
+    payload = {"articles": tests, "settings": settings, "systems": systems, "comparisons": comparisons}
+    run.write_json("evaluation.json", {**payload, "groups": {"kind": groups}})
     run.write_predictions(rows)
+
+
+def _systems(values: dict) -> dict:
+    return {
+        system: {"label": label, "scores": {score: _mean(v) for score, v in values[system].items() if len(v)}}
+        for system, (label, _) in SYSTEMS.items()
+    }
 
 
 def _mean(values) -> dict:

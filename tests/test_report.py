@@ -1,5 +1,6 @@
 """The report: its words, its tables, what it escapes, and that a browser opens it from disk without a complaint."""
 
+import html
 import json
 import re
 import shutil
@@ -14,6 +15,7 @@ import synthetic_run
 
 from summlens import figures, report
 from summlens.artifacts import Run
+from summlens.figures import scores
 from summlens.report import answer, examples
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -103,13 +105,58 @@ def test_score_table_holds_every_system_with_its_interval(page, data):
         assert system["label"] in page
 
 
-def test_paired_differences_stand_under_their_score(data):
-    kept = [c for c in data.evaluation["comparisons"] if (c["b"], c["score"]) != ("lead3", "rouge1")]
-    data.evaluation["comparisons"] = kept
-    table = report.html(data, report.Made())
-    row = table[table.index('<tr><th scope="row">Lead-3</th><td>–</td>') :]  # the first score was not compared
-    expected = next(c for c in kept if (c["b"], c["score"]) == ("lead3", "rouge2"))
-    assert f"{expected['difference']:+.1f}" in row.split("<td>")[2]
+def cells_of(page: str, name: str) -> dict[tuple[str, str], str]:
+    """{(row heading, column heading): text} of the table in the region of that name."""
+    region = page[page.index(f'aria-label="{name}"') :]
+    region = region[: region.index("</table>")]
+    columns = [
+        html.unescape(re.sub("<small>.*?</small>", "", c)) for c in re.findall(r'scope="col">(.*?)</th>', region)
+    ]
+    cells = {}
+    for row in re.findall(r'<tr[^>]*><th scope="row">.*?</tr>', region, re.S):
+        heading = re.search(r'<th scope="row">(.*?)</th>', row, re.S)[1]
+        values = re.findall(r"<td[^>]*>(.*?)</td>", row, re.S)
+        assert len(values) == len(columns) - 1, (
+            f"{name}: {heading} has {len(values)} cells below {len(columns)} headings"
+        )
+        for column, value in zip(columns[1:], values, strict=True):
+            cells[heading, column] = html.unescape(re.sub("<[^>]+>", " ", value)).replace("−", "-")
+    return cells
+
+
+def test_score_tables_hold_every_value_below_its_own_heading(data):
+    """Also where a system lacks scores: the reference has a length only, and Lead-3 loses its first comparison here."""
+    data.evaluation["comparisons"] = [
+        c for c in data.evaluation["comparisons"] if (c["b"], c["score"]) != ("lead3", "rouge1")
+    ]
+    page = report.html(data, report.Made())
+    means, differences = cells_of(page, "Scores of every system"), cells_of(page, "Paired differences")
+    names = {score: scores.title(score)[0] for score in (*synthetic_run.SCORES, "length")}
+    for system in data.evaluation["systems"].values():
+        for score, name in names.items():
+            saved = system["scores"].get(score)
+            shown = means[system["label"], name]
+            assert shown.startswith("–" if saved is None else f"{saved['mean']:.1f} ")
+    saved = {(c["b"], c["score"]): c for c in data.evaluation["comparisons"]}
+    for other in ("zero_shot", "lead3", "reference"):
+        for score, name in names.items():
+            shown, expected = differences[synthetic_run.SYSTEMS[other][0], name], saved.get((other, score))
+            if expected is None:
+                assert shown == "–"
+            else:
+                assert shown.split()[0] == f"{expected['difference']:+.1f}"
+                assert shown.split("]")[1].strip() == ("p < 0.001" if other == "zero_shot" else "p = 0.040")
+    assert (differences["Reference", "ROUGE-1"], differences["Lead-3", "ROUGE-1"]) == ("–", "–")
+
+
+def test_groups_of_articles_and_the_recipe_of_the_scores(page, data):
+    cells = cells_of(page, "ROUGE-1 by kind")
+    for kind, group in data.evaluation["groups"]["kind"].items():
+        assert cells[kind, "n"] == str(group["articles"])
+        for system, (name, _) in synthetic_run.SYSTEMS.items():
+            if system != "reference":
+                assert cells[kind, name].startswith(f"{group['systems'][system]['scores']['rouge1']['mean']:.1f} ")
+    assert "ROUGE: rouge_score; sentences: punkt; METEOR&#39;s synonyms: none; new tokens at most: 64" in page
 
 
 def test_head_table_ranks_by_kl_and_opens_every_number(page, data):
@@ -173,19 +220,30 @@ def test_answer_of_a_run_without_results():
 
 
 def test_overlaps_are_runs_and_single_words():
-    marked, shared = examples.mark_overlaps(
-        "The Mayor came <to> town; a bridge & the mayor", "the mayor saw a bridge in town"
-    )
-    assert marked == (
+    reference = "the mayor saw a bridge in town"
+    assert examples.mark_overlaps("The Mayor came <to> town; a bridge & the mayor", reference) == (
         '<mark class="run">The Mayor</mark> came &lt;to&gt; <mark class="word">town</mark>; '
         '<mark class="run">a bridge</mark> &amp; <mark class="run">the mayor</mark>'
     )
-    assert shared == pytest.approx(7 / 9)
-    assert examples.mark_overlaps("...", "word") == ("...", None)
+    assert examples.mark_overlaps("...", "word") == "..." and examples.mark_overlaps("", "word", "word") == ""
     # Both words of a pair must be neighbours in the reference too; "the" alone says nothing.
-    assert examples.mark_overlaps("the bridge", "bridge over the river")[0] == 'the <mark class="word">bridge</mark>'
+    assert examples.mark_overlaps("the bridge", "bridge over the river") == 'the <mark class="word">bridge</mark>'
     # Two runs that touch are two runs where the pair between them is not in the reference.
-    assert examples.mark_overlaps("a b c d", "c d a b")[0].count('class="run"') == 2
+    assert examples.mark_overlaps("a b c d", "c d a b").count('class="run"') == 2
+
+
+def test_overlaps_with_the_article_are_told_apart_from_those_with_the_reference():
+    marked = examples.mark_overlaps("the old mayor <b> came", "an old mayor left", "<i> mayor <b> came. The old one")
+    assert marked == (
+        '<span class="copied">the </span><mark class="run copied">old</mark><mark class="run"> </mark>'
+        '<mark class="run copied">mayor</mark><span class="copied"> &lt;b&gt; came</span>'
+    )
+    assert "<b>" not in marked
+
+
+def test_shares_of_words():
+    assert examples.share_of_words("The mayor came to town, the bridge", "the mayor in town") == pytest.approx(4 / 7)
+    assert examples.share_of_words("...", "word") is None
 
 
 def test_examples_are_chosen_by_rule(data):

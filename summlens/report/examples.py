@@ -23,58 +23,94 @@ COMMON = frozenset((
 
 @dataclass(frozen=True)
 class Summary:
-    """One system's text with its overlaps marked, its main score, and the share of its words found in the reference."""
+    """One system's text with its overlaps marked, its main score, and the shares of its words that stand in the
+    reference (`shared`) and in the article (`copied`)."""
 
     label: str
     text: Markup
     score: float | None
     shared: float | None
+    copied: float | None
 
 
 @dataclass(frozen=True)
 class Example:
-    """An article chosen for a reason."""
+    """An article chosen for a reason: `summaries` are those of the two models, `baselines` the others."""
 
     reason: str
     id: str
     article: str
-    reference: str
+    marked_reference: Markup
     score_name: str
     summaries: list[Summary]
+    baselines: list[Summary]
 
 
-def mark_overlaps(text: str, reference: str) -> tuple[Markup, float | None]:
-    """`text` as safe HTML with its overlaps with `reference` in <mark>, and the share of its words found there.
+def mark_overlaps(text: str, reference: str = "", article: str = "") -> Markup:
+    """`text` as safe HTML with its overlaps marked.
 
     Runs of two or more words that stand in the reference in the same order are <mark class="run">; single words, the
-    commonest left out, are plain <mark>. Case is ignored. The share is None for a text without words.
+    commonest left out, are <mark class="word">. Runs that stand in the article in the same order have the class
+    "copied", beside a mark or in a <span>. Case is ignored.
     """
     matches = list(WORD.finditer(text))
     words = [match[0].lower() for match in matches]
-    wanted = [word.lower() for word in WORD.findall(reference)]
-    known, pairs = set(wanted), set(zip(wanted, wanted[1:], strict=False))
-    in_run = [False] * len(words)
-    for index, pair in enumerate(zip(words, words[1:], strict=False)):
-        if pair in pairs:
-            in_run[index] = in_run[index + 1] = True
-    pieces, end, index = [], 0, 0
+    kinds = [""] * len(text)  # a character: its mark, and whether it was copied
+    copied = [False] * len(text)
+    starts = [False] * len(text)
+    known = set(_words(reference))
+    for index, word in enumerate(words):
+        if word in known and word not in COMMON:
+            _fill(kinds, matches[index], matches[index], "word")
+            starts[matches[index].start()] = True
+    for first, last in _runs(words, reference):
+        _fill(kinds, matches[first], matches[last], "run")
+        starts[matches[first].start()] = True
+        for index in range(first + 1, last + 1):
+            starts[matches[index].start()] = False
+    for first, last in _runs(words, article):
+        _fill(copied, matches[first], matches[last], True)
+    pieces, begin = [], 0
+    for end in range(1, len(text) + 1):
+        if end == len(text) or starts[end] or (kinds[end], copied[end]) != (kinds[begin], copied[begin]):
+            pieces.append(_piece(text[begin:end], kinds[begin], copied[begin]))
+            begin = end
+    return Markup("").join(pieces)
+
+
+def _fill(values: list, first: re.Match, last: re.Match, value) -> None:
+    values[first.start() : last.end()] = [value] * (last.end() - first.start())
+
+
+def _runs(words: list[str], other: str) -> list[tuple[int, int]]:
+    """(first, last) of every longest run of two or more words whose neighbours are neighbours in `other` too."""
+    theirs = _words(other)
+    pairs = set(zip(theirs, theirs[1:], strict=False))
+    runs, index = [], 0
     while index < len(words):
         last = index
-        if in_run[index]:
-            # A run goes on while each pair of neighbours stands in the reference.
-            while last + 1 < len(words) and (words[last], words[last + 1]) in pairs:
-                last += 1
-        elif words[index] not in known or words[index] in COMMON:
-            index += 1
-            continue
-        start, stop = matches[index].start(), matches[last].end()
-        pieces += [
-            escape(text[end:start]),
-            Markup('<mark class="{}">{}</mark>').format("run" if last > index else "word", text[start:stop]),
-        ]
-        end, index = stop, last + 1
-    pieces.append(escape(text[end:]))
-    return Markup("").join(pieces), sum(word in known for word in words) / len(words) if words else None
+        while last + 1 < len(words) and (words[last], words[last + 1]) in pairs:
+            last += 1
+        if last > index:
+            runs.append((index, last))
+        index = last + 1
+    return runs
+
+
+def _words(text: str) -> list[str]:
+    return [word.lower() for word in WORD.findall(text)]
+
+
+def _piece(text: str, kind: str, copied: bool) -> Markup:
+    if kind:
+        return Markup('<mark class="{}">{}</mark>').format(f"{kind} copied" if copied else kind, text)
+    return Markup('<span class="copied">{}</span>').format(text) if copied else escape(text)
+
+
+def share_of_words(text: str, other: str) -> float | None:
+    """The share of the words of `text` that stand in `other` at all; None for a text without words."""
+    words, known = _words(text), set(_words(other))
+    return sum(word in known for word in words) / len(words) if words else None
 
 
 def choose(data: RunData) -> list[Example]:
@@ -103,11 +139,18 @@ def _score(row: dict, system: str, score: str) -> float:
 
 
 def _example(data: RunData, row: dict, reason: str, score: str) -> Example:
-    reference = row.get("reference", "")
-    summaries = []
+    reference, article = row.get("reference", ""), row.get("article", "")
+    models, baselines = [], []
     for system, text in row.get("summaries", {}).items():
-        marked, shared = mark_overlaps(text or "", reference)
-        value = _score(row, system, score)
-        summaries.append(Summary(label(data, system), marked, value if np.isfinite(value) else None, shared))
+        text, value = text or "", _score(row, system, score)
+        summary = Summary(
+            label(data, system),
+            mark_overlaps(text, reference, article),
+            value if np.isfinite(value) else None,
+            share_of_words(text, reference),
+            share_of_words(text, article),
+        )
+        (models if system in ("zero_shot", "fine_tuned") else baselines).append(summary)
     reason = reason[0] + reason[1:].replace("Most", "most").replace("Median", "median").replace("Worst", "worst")
-    return Example(reason, str(row.get("id", "")), row.get("article", ""), reference, title(score)[0], summaries)
+    marked = mark_overlaps(reference, article=article)
+    return Example(reason, str(row.get("id", "")), article, marked, title(score)[0], models, baselines)
