@@ -8,7 +8,8 @@ computes the sink-free row a once; the row as defined follows exactly from it, b
 
 (the chain rule; Cover & Thomas 2006, sections 2.2 and 2.5), with p_0 and r as sigmoids of a difference of
 log-sum-exps. Nothing is subtracted from a nearly full sink, no probability is put into a logarithm, and a divergence
-stays finite and exact where probabilities underflow.
+stays finite and exact where probabilities underflow. Scores are held in bits (times log2 e), so that 2^score is the
+weight and every logarithm is already in the unit of the metrics.
 """
 
 import math
@@ -18,7 +19,8 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import logsigmoid, softplus
+from torch.linalg import vecdot
+from torch.nn.functional import logsigmoid
 
 
 class Metric(NamedTuple):
@@ -42,6 +44,7 @@ METRICS = {
     "js": Metric("bits", True, "Jensen-Shannon divergence of the fine-tuned and the base row", two_models=True),
 }
 POSITIONS = ("summary", "all")
+_LN2 = math.log(2)
 _MASKED = -1e30  # finite, so that 0 * score is 0; exp gives exactly 0 beside any real score
 
 
@@ -124,11 +127,15 @@ def row_statistics(
     heads, length, _ = model.query.shape
     key_heads, device = len(model.key), model.query.device
     if block_elements is None:
-        block_elements = 2**18 if device.type == "cpu" else 2**24  # within the cache; enough to fill a GPU
-    copies = _copied_targets(tokens)
-    out = {n: torch.full((heads, length), math.nan, device=device) for n in metric_names(base is not None)}
-    # A block takes as many key heads, with the query heads that read them, as leave it room for 64 rows.
-    step = min(key_heads, max(1, block_elements // (64 * length * (heads // key_heads))))
+        block_elements = 2**20 if device.type == "cpu" else 2**24  # about the cache; enough to fill a GPU
+    most_rows = max(16, block_elements // 2**14)  # of a block: few, as its scores above the diagonal are thrown away
+    targets = _copied_targets(tokens).to(device)
+    sums: dict[str, Tensor] = {}
+    # A block takes as many key heads, with the query heads that read them, as leave it room for 32 rows.
+    step = min(key_heads, max(1, block_elements // (32 * length * (heads // key_heads))))
+    block_heads = step * heads // key_heads
+    largest = min(block_heads * length**2, max(block_elements, block_heads * length * 16))
+    scratch = torch.empty(2, 1 if base is None else 2, largest, device=device)
     for first in range(0, key_heads, step):
         group = slice(first, first + step)
         own, other = _heads(model, group, device), base and _heads(base, group, device)
@@ -137,15 +144,14 @@ def row_statistics(
         while start < length:
             room = block_elements / len(own.query)  # the block has rows * (start + rows) scores a head
             rows = int((start**2 + 4 * room) ** 0.5 - start) // 2
-            stop = min(length, start + max(16, rows))
-            block = _Block.of(own, start, stop)
-            values = _one_model(block, tokens, copies)
-            if other is not None:
-                values |= _two_models(block, _Block.of(other, start, stop))
-            values |= _sparsity(block)  # last: it sorts the block's weights in place
+            stop = min(length, start + min(max(16, rows), most_rows))
+            block = _Block.of(own, start, stop, scratch[:, 0])
+            values = {} if other is None else _two_models(block, _Block.of(other, start, stop, scratch[:, 1]))
+            values |= _sums(block, tokens, targets)
             for name, value in values.items():
-                out[name][chosen, start:stop] = value
+                sums.setdefault(name, torch.empty(heads, length, device=device))[chosen, start:stop] = value
             start = stop
+    out = _one_model(sums, tokens, targets) | {name: sums[name] for name in metric_names(True) if name in sums}
     for name, values in out.items():
         if name.endswith("_no_sink"):
             values[:, :1] = math.nan
@@ -173,10 +179,10 @@ def _own(projected: Projected, index: int, tokens: Tokens) -> Projected:
 class _Block:
     """Query rows t = start..stop-1 of one model against the keys 0..stop-1, the sink (key 0) taken out.
 
-    scores, weights: (H, R, K), K = stop; scores less the largest of their row, and exp(scores), which is exactly 0
-    above the diagonal and at the sink; total: (H, R), so that a = weights / total is the sink-free row;
-    sink_scores: (H, R); log_sink, log_rest: (H, R), log p_0 and log(1 - p_0); sink, rest: p_0 and 1 - p_0.
-    In row 0 nothing remains: its rest is 0, and its sink-free values are finite but without meaning.
+    scores, weights: (H, R, K), K = stop; scores in bits less the largest of their row, and 2^scores, which is exactly
+    0 above the diagonal and at the sink; total: (H, R), so that a = weights / total is the sink-free row;
+    sink_scores: (H, R), less the same. In row 0 nothing remains, and its sink-free values are finite but without
+    meaning.
     """
 
     t: Tensor
@@ -184,126 +190,139 @@ class _Block:
     weights: Tensor
     total: Tensor
     sink_scores: Tensor
-    log_sink: Tensor
-    log_rest: Tensor
 
     @classmethod
-    def of(cls, model: Projected, start: int, stop: int) -> "_Block":
+    def of(cls, model: Projected, start: int, stop: int, scratch: Tensor) -> "_Block":
+        """scratch: (2, n >= H * R * K), which holds scores and weights: memory fresh from the system is slow."""
         heads, key_heads = model.query.shape[0], model.key.shape[0]
         # Query heads that share a key head are stacked as rows, so grouped keys are never expanded.
-        rows = (model.query[:, start:stop] * model.scaling).reshape(key_heads, -1, model.key.shape[-1])
-        scores = (rows @ model.key[:, :stop].transpose(1, 2)).view(heads, stop - start, stop)
+        rows = (model.query[:, start:stop] * (model.scaling / _LN2)).reshape(key_heads, -1, model.key.shape[-1])
+        shape = (heads, stop - start, stop)
+        scores, weights = scratch[:, : math.prod(shape)].unflatten(1, shape)
+        torch.bmm(rows, model.key[:, :stop].transpose(1, 2), out=scores.view(key_heads, -1, stop))
         sink_scores = scores[:, :, 0].clone()
         scores[:, :, 0] = _MASKED
         t = torch.arange(start, stop, device=scores.device)
         scores[:, :, start:].masked_fill_(t > t[:, None], _MASKED)
         peak = scores.amax(-1)
-        weights = scores.sub_(peak[..., None]).exp()
-        total = weights.sum(-1)
-        sink_scores -= peak
-        gap = (total.log() - sink_scores).masked_fill(t == 0, _MASKED)
-        return cls(t, scores, weights, total, sink_scores, logsigmoid(-gap), logsigmoid(gap))
-
-    @property
-    def sink(self) -> Tensor:
-        return self.log_sink.exp()
-
-    @property
-    def rest(self) -> Tensor:
-        return self.log_rest.exp()
+        torch.exp2(scores.sub_(peak[..., None]), out=weights)
+        return cls(t, scores, weights, weights.sum(-1), sink_scores - peak)
 
 
-def _copied_targets(tokens: Tokens) -> dict[int, int]:
-    """{query: target} for the summary queries whose target occurs in the article."""
-    ids = tokens.ids.tolist()
-    article = set(ids[tokens.article_start : tokens.article_stop])
-    queries = tokens.queries("summary")
-    return {t: ids[t + 1] for t in range(queries.start, queries.stop) if ids[t + 1] in article}
+def _split(total: Tensor, sink_scores: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    """log2 p_0 and log2(1 - p_0) of rows, from their sink-free total and their sink's score; row 0 is all sink."""
+    gap = _LN2 * (total.log2() - sink_scores).masked_fill(t == 0, _MASKED)
+    return logsigmoid(-gap) / _LN2, logsigmoid(gap) / _LN2
 
 
-def _one_model(block: _Block, tokens: Tokens, copies: dict[int, int]) -> dict[str, Tensor]:
-    """Entropies, shares and distance of a block's rows: {metric: (H, R)}."""
-    t, sink, rest = block.t, block.sink, block.rest
-    start, keys = int(t[0]), block.scores.shape[-1]
+def _copied_targets(tokens: Tokens) -> Tensor:
+    """(T,) the target of each summary query whose target occurs in the article; -1 at every other position."""
+    article, queries = tokens.ids[tokens.article_start : tokens.article_stop], tokens.queries("summary")
+    copied = torch.full_like(tokens.ids, -1)
+    following = tokens.ids[queries.start + 1 : queries.stop + 1]
+    copied[queries] = following.where(torch.isin(following, article), -1)
+    return copied
+
+
+def _sums(block: _Block, tokens: Tokens, targets: Tensor) -> dict[str, Tensor]:
+    """What `_one_model` needs of a block's rows: {name: (H, R)}, sums over the keys of weights times something.
+
+    `rank` is sum_i sum_j>i min(w_i, w_j) = sum_j d_j w_j, d_j the number of entries larger than w_j (zeros rank last
+    and add nothing); `beside_sink` is sum_j min(w_0, w_j) for the sink's weight w_0. Uses up the block's
+    scores and weights.
+    """
+    t, scores, weights = block.t, block.scores, block.weights
+    start, keys = int(t[0]), weights.shape[-1]
+    key = torch.arange(keys, device=t.device, dtype=torch.float32)
+    copied = torch.zeros_like(block.total)
+    first = max(start, tokens.prompt_length - 1) - start
+    if first < len(t):
+        same = tokens.ids[:keys].to(t.device) == targets[start + first : start + len(t), None]
+        copied[:, first:] = (weights[:, first:] * same).sum(-1)
+    return {
+        "total": block.total,
+        "sink_scores": block.sink_scores,
+        "scores": scores.mul_(weights).sum(-1),
+        # Positions count from the block's first row, so that a short distance at a late query keeps its digits.
+        "distances": (t - start) * block.total - weights @ (key - start),
+        "previous": weights.gather(-1, (t - 1).clamp_min(0).expand(len(weights), -1)[..., None])[..., 0],
+        "article": weights[..., tokens.article_start : tokens.article_stop].sum(-1),
+        "summary": weights[..., tokens.prompt_length :].sum(-1),
+        "copied": copied,
+        "beside_sink": torch.minimum(weights, block.sink_scores.exp2()[..., None], out=scores).sum(-1),
+        "rank": _sort(weights) @ (keys - 1 - key),
+    }
+
+
+def _one_model(sums: dict[str, Tensor], tokens: Tokens, targets: Tensor) -> dict[str, Tensor]:
+    """Entropies, sparsity, shares and distance of all rows from their sums over keys: {metric: (H, T)}."""
+    total = sums["total"]
+    t = torch.arange(total.shape[-1], device=total.device)
+    log_sink, log_rest = _split(total, sums["sink_scores"], t)
+    sink, rest = log_sink.exp2(), log_rest.exp2()
     out = {"first_token_share": sink}
 
-    # H(a) = log total - mean score: in nats, about the largest score, so that large scores cost no precision.
-    nats = block.total.log() - (block.scores * block.weights).sum(-1) / block.total
-    entropy = -(sink * block.log_sink + rest * block.log_rest) + rest * nats
-    out["entropy"] = entropy.clamp_min(0) / math.log(2)
-    out["entropy_no_sink"] = nats.clamp_min(0) / math.log(2)
+    # H(a) = log total - mean score: about the largest score, so that large scores cost no precision.
+    entropy = total.log2() - sums["scores"] / total
+    out["entropy"] = (rest * entropy - sink * log_sink - rest * log_rest).clamp_min(0)
+    out["entropy_no_sink"] = entropy.clamp_min(0)
     out["normalized_entropy"] = out["entropy"] / torch.log2(t + 1)
     out["normalized_entropy_no_sink"] = out["entropy_no_sink"] / torch.log2(t)
 
-    # Positions count from the block's first row, so that a short distance at a late query keeps its digits.
-    position = torch.arange(-start, keys - start, device=t.device, dtype=torch.float32)
-    distance = (t - start) - (block.weights @ position) / block.total
-    out["distance"], out["distance_no_sink"] = sink * t + rest * distance, distance
+    # Gini = (n - 1 - 2 sum_i sum_j>i min(p_i, p_j)) / n: 2 sum_i i p_(i) / n - (n + 1) / n for ascending p_(i)
+    # (Hurley & Rickard 2009, table I) with ranks counted from the largest entry. The sink is one more entry.
+    rank = sums["rank"] / total
+    out["sparsity"] = ((t - 2 * rest * (rank + sums["beside_sink"] / total)) / (t + 1)).clamp_min(0)
+    out["sparsity_no_sink"] = ((t - 1 - 2 * rank) / t).clamp_min(0)
 
-    previous = (t - 1).clamp_min(0).expand(block.scores.shape[0], -1)[..., None]
-    previous = block.weights.gather(-1, previous)[..., 0] / block.total
-    article = block.weights[..., tokens.article_start : tokens.article_stop].sum(-1) / block.total
-    summary = block.weights[..., tokens.prompt_length :].sum(-1) / block.total
-    shares = {  # name: (sink-free share, whether the sink is in the region)
-        "previous_token_share": (previous, t == 1),
-        "article_share": (article, tokens.article_start == 0 < tokens.article_stop),
-        "summary_share": (summary, tokens.prompt_length == 0),
+    is_copied = targets >= 0
+    sink_is_in = {
+        "previous": t == 1,
+        "article": tokens.article_start == 0 < tokens.article_stop,
+        "summary": tokens.prompt_length == 0,
+        "copied": tokens.ids[0].to(targets.device) == targets,
+        "distances": t,
     }
-    for name, (share, has_sink) in shares.items():
-        out[name], out[f"{name}_no_sink"] = sink * has_sink + rest * share, share
-
-    copy, copy_no_sink = torch.full_like(sink, math.nan), torch.full_like(sink, math.nan)
-    rows = [row for row in range(len(t)) if start + row in copies]
-    if rows:
-        targets = torch.tensor([copies[start + row] for row in rows], device=t.device)
-        same = tokens.ids[:keys].to(t.device) == targets[:, None]
-        share = (block.weights[:, rows] * same).sum(-1) / block.total[:, rows]
-        copy[:, rows] = sink[:, rows] * same[:, 0] + rest[:, rows] * share
-        copy_no_sink[:, rows] = share
-    return out | {"copy_score": copy, "copy_score_no_sink": copy_no_sink}
+    names = {"previous": "previous_token_share", "copied": "copy_score", "distances": "distance"}
+    for region, of_sink in sink_is_in.items():
+        name, share = names.get(region, f"{region}_share"), (sums[region] / total).clamp_min(0)
+        out[name], out[f"{name}_no_sink"] = sink * of_sink + rest * share, share
+    for name in ("copy_score", "copy_score_no_sink"):
+        out[name] = out[name].masked_fill(~is_copied, math.nan)
+    return out
 
 
 def _two_models(block: _Block, base: _Block) -> dict[str, Tensor]:
-    """KL(block || base) and Jensen-Shannon divergence of a block's rows: {metric: (H, R)}, in bits.
+    """KL(block || base) and Jensen-Shannon divergence of a block's rows: {metric: (H, R)}, in bits. Uses up the base's
+    scores and weights."""
+    a, b = block.weights / block.total[..., None], base.weights.div_(base.total[..., None])
+    shift = block.total.log2() - base.total.log2()
+    ratio = torch.sub(block.scores, base.scores, out=base.scores).sub_(shift[..., None])  # log2(a / a')
+    (log_sink, log_rest), (base_log_sink, base_log_rest) = (
+        _split(one.total, one.sink_scores, one.t) for one in (block, base)
+    )
+    sink, rest = log_sink.exp2(), log_rest.exp2()
+    sink_ratio, rest_ratio = log_sink - base_log_sink, log_rest - base_log_rest
 
-    With x = log(p / p'), log(p / m) = log 2 - softplus(-x) and log(p' / m) = log 2 - softplus(x) for m = (p + p') / 2.
+    kl_no_sink = vecdot(a, ratio).clamp_min(0)
+    kl = sink * sink_ratio + rest * (rest_ratio + kl_no_sink)
+    js_no_sink = _jensen_shannon(a, b, ratio).sum(-1)
+    a, b = a.mul_(rest[..., None]), b.mul_(base_log_rest.exp2()[..., None])
+    js = _jensen_shannon(a, b, ratio.add_(rest_ratio[..., None])).sum(-1)
+    js += _jensen_shannon(sink, base_log_sink.exp2(), sink_ratio)
+    divergences = {"kl": kl, "kl_no_sink": kl_no_sink, "js": js, "js_no_sink": js_no_sink}
+    return {name: value.clamp_min(0) for name, value in divergences.items()}
+
+
+def _jensen_shannon(p: Tensor, q: Tensor, ratio: Tensor) -> Tensor:
+    """What each entry adds to the Jensen-Shannon divergence, in bits; ratio: log2(p / q).
+
+    With m = (p + q) / 2 and e = log2(1 + 2^-|ratio|), the larger of p and q is 2^(1 - e) m and the smaller 2^-|ratio|
+    of it, so p log2(p / m) + q log2(q / m) = (p + q) (1 - e) - min(p, q) |ratio|: no ratio of underflowed numbers.
     """
-    a, b = block.weights / block.total[..., None], base.weights / base.total[..., None]
-    shift = block.total.log() - base.total.log()
-    ratio = (block.scores - base.scores).sub_(shift[..., None])  # log(a / a')
-    sink_ratio, rest_ratio = block.log_sink - base.log_sink, block.log_rest - base.log_rest
-    rest = block.rest
-
-    kl_no_sink = (a * ratio).sum(-1).clamp_min(0)
-    kl = block.sink * sink_ratio + rest * (rest_ratio + kl_no_sink)
-
-    def js(p: Tensor, q: Tensor, x: Tensor) -> Tensor:
-        return (p * (math.log(2) - softplus(-x)) + q * (math.log(2) - softplus(x))) / 2
-
-    js_no_sink = js(a, b, ratio).sum(-1)
-    a, b = a.mul_(rest[..., None]), b.mul_(base.rest[..., None])
-    js_whole = js(block.sink, base.sink, sink_ratio) + js(a, b, ratio.add_(rest_ratio[..., None])).sum(-1)
-    nats = {"kl": kl, "kl_no_sink": kl_no_sink, "js": js_whole, "js_no_sink": js_no_sink}
-    return {name: value.clamp_min(0) / math.log(2) for name, value in nats.items()}
-
-
-def _sparsity(block: _Block) -> dict[str, Tensor]:
-    """Gini coefficients of a block's rows: (n - 1 - 2 sum_j d_j p_j) / n, d_j = the number of entries larger than p_j.
-
-    This is 2 sum_i i p_(i) / n - (n + 1) / n for ascending p_(i) (Hurley & Rickard 2009, table I) with ranks counted
-    from the largest entry; zeros above the diagonal rank last and add nothing. The sink is inserted afterwards: every
-    smaller entry moves one rank down. Sorts `block.weights` in place.
-    """
-    ordered = _sort(block.weights)
-    below = ordered.cumsum(-1)  # its sum over all but the last is sum_j d_j weights_j: each counts once a larger entry
-    mean_rank = below[..., :-1].sum(-1) / block.total
-    place = torch.searchsorted(ordered, block.sink_scores.exp()[..., None], right=True)
-    smaller = below.gather(-1, (place - 1).clamp_min(0)) * (place > 0) / below[..., -1:]
-    larger = ordered.shape[-1] - place
-    whole = block.rest * (mean_rank + smaller[..., 0]) + block.sink * larger[..., 0]
-    t = block.t
-    gini = {"sparsity": (t - 2 * whole) / (t + 1), "sparsity_no_sink": (t - 1 - 2 * mean_rank) / t}
-    return {name: value.clamp_min(0) for name, value in gini.items()}  # rounding can leave -1e-8
+    distance = ratio.abs()
+    surprise = distance.neg().exp2_().add_(1).log2_().neg_().add_(1).mul_(p + q)
+    return surprise.sub_(distance.mul_(torch.minimum(p, q))).div_(2)
 
 
 def _sort(values: Tensor) -> Tensor:
