@@ -2,10 +2,12 @@
 """Compare the representations of two models: RSA, CKA, divergence by layer, projections, clusters, logit lens.
 
 By default a run's base model against its fine-tuned one, with everything captured in between. Reads the run below
---output-dir and writes interpretability_metrics/latent_space.json and .npz there. Needs no GPU.
+--output-dir and writes interpretability_metrics/latent_space.json and .npz there, and for the report's head explorer
+attention_maps.json and .npz. Needs no GPU.
 """
 
 import argparse
+import sys
 import time
 
 from summlens.artifacts import Run
@@ -23,9 +25,16 @@ def parse() -> argparse.Namespace:
     scale.add_argument("--standardize", action="store_true", help="features at mean 0 and deviation 1 (the default)")
     scale.add_argument("--raw", action="store_true", help="features as they are: a few rogue dimensions dominate GPT-2")
     parser.add_argument("--seed", type=int, default=0, help="of bootstrap, projections, clusters (%(default)s)")
+    maps = parser.add_mutually_exclusive_group()
+    maps.add_argument("--no-explorer", action="store_true", help="leave out the attention maps of the head explorer")
+    maps.add_argument(
+        "--explore", action="append", metavar="LAYER.HEAD", help="only make the attention maps anew, with this head too"
+    )
     options = parser.parse_args()
     if options.no_models and (options.base or options.model):
         parser.error("--no-models reads saved vectors: it goes with neither --base nor --model")
+    if options.explore and (options.no_models or options.base or options.model):
+        parser.error("--explore is about the run's own models: it goes with none of --no-models, --base and --model")
     if not 0 <= options.seed < 2**32:
         parser.error("--seed must be between 0 and 2**32 - 1")
     return options
@@ -45,10 +54,16 @@ if __name__ == "__main__":
         described = run.read_json("run.json")
 
         # Only now what takes seconds to import: --help and a missing run are answered at once.
-        from summlens import console, latent_space
+        from summlens import console, explorer, latent_space
 
         console.start_logging()
         examples = latent_space.probe_examples(described)
+        began_with = Config().resolve(described["config"]["model"])
+        if options.explore:
+            asked = [explorer.parse_head(text) for text in options.explore]
+            written = explorer.write(run, (began_with, fine_tuned_of(run)), examples, asked)
+            print("wrote {} and {} ({:.0f} s)".format(*written, time.monotonic() - started))
+            sys.exit()
         own_models = not (options.base or options.model)  # the captured steps lead from the one to the other
         steps = latent_space.saved_vectors(run, len(examples)) if own_models else {}
 
@@ -56,13 +71,15 @@ if __name__ == "__main__":
             names = ("step 0 (saved vectors)", "last step (saved vectors)")
             base, fine_tuned = latent_space.ends(steps)
         else:
-            began_with = Config().resolve(described["config"]["model"])
             names = (
                 Config().resolve(options.base) if options.base else began_with,
                 Config().resolve(options.model) if options.model else fine_tuned_of(run),
             )
             base, fine_tuned = latent_space.represent_pair(*names, examples, tokens_of=began_with)
 
+        if own_models and not options.no_models and not options.no_explorer:
+            written = explorer.write(run, names, examples)
+            print("wrote {} and {}".format(*written))
         info, arrays = latent_space.analyze(base, fine_tuned, steps, not options.raw, options.seed)
         written = [
             run.write_arrays("latent_space.npz", arrays),

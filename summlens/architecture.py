@@ -192,9 +192,13 @@ def evaluating(*models: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def observed_attention(
-    found: Architecture, real: Tensor, observe: Callable[[int, Tensor, Tensor, float], None]
+    found: Architecture,
+    real: Tensor,
+    observe: Callable[[int, Tensor, Tensor, float], None],
+    observe_value: Callable[[int, Tensor], None] = lambda layer, value: None,
 ) -> Iterator[None]:
-    """Call observe(layer, query (B, H, T, d), key (B, Hkv, T, d), scaling), after any rotation, at every attention.
+    """Call observe(layer, query (B, H, T, d), key (B, Hkv, T, d), scaling), after any rotation, at every attention,
+    and then observe_value(layer, value (B, Hkv, T, d)).
 
     The model's own attention implementation computes the output, unchanged: the entry that the library's attention
     interface holds for it is replaced while the context lasts. `real`: (B, T) bool, False at padding. Raises UserError
@@ -219,6 +223,7 @@ def observed_attention(
                     f"window?): it cannot be captured with articles of {length} tokens"
                 )
             observe(layer_of[module], query, key, query.shape[-1] ** -0.5 if scaling is None else scaling)
+            observe_value(layer_of[module], value)
             seen.add(layer_of[module])
         implementation = own or _eager(module)
         return implementation(module, query, key, value, attention_mask, *args, scaling=scaling, **kwargs)

@@ -31,6 +31,8 @@ predictions.jsonl   a row an article: id, article, reference, `summaries` {syste
                     outlet and kind where the data name them.
 latent_space.json   names, settings and intervals of the arrays in latent_space.npz (see summlens.latent_space).
 causal.json         ablation and patching.
+attention_maps.json attention rows and information flow of a few heads and probe articles, with the tokens' texts; arrays
+                    in attention_maps.npz (see summlens.explorer).
 """
 
 import io
