@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""Compare the representations of two models: RSA, CKA, divergence by layer, projections, clusters, logit lens.
+"""Compare two models: their representations (RSA, CKA, projections, logit lens), and which parts cause the gain.
 
 By default a run's base model against its fine-tuned one, with everything captured in between. Reads the run below
---output-dir and writes interpretability_metrics/latent_space.json and .npz there, and for the report's head explorer
-attention_maps.json and .npz. Needs no GPU.
+--output-dir and writes interpretability_metrics/latent_space.json and .npz there, causal.json and .npz (ablation,
+cross-model patching, circuit, noise floor), and for the report's head explorer attention_maps.json and .npz. Needs no
+GPU.
 """
 
 import argparse
@@ -20,10 +21,19 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--output-dir", default=PROJECT, help="the run: where its six folders are (%(default)s)")
     parser.add_argument("--base", metavar="MODEL", help="hub name or directory; default: the model the run began with")
     parser.add_argument("--model", metavar="MODEL", help="what to compare with it; default: the run's model_outputs/")
-    parser.add_argument("--no-models", action="store_true", help="saved vectors only: fast, but no logit lens")
+    parser.add_argument(
+        "--no-models", action="store_true", help="saved vectors only: fast; no logit lens, no causal tests"
+    )
     scale = parser.add_mutually_exclusive_group()
     scale.add_argument("--standardize", action="store_true", help="features at mean 0 and deviation 1 (the default)")
     scale.add_argument("--raw", action="store_true", help="features as they are: a few rogue dimensions dominate GPT-2")
+    parser.add_argument(
+        "--causal",
+        choices=("auto", "exact", "fast", "off"),
+        default="auto",
+        help="causal tests: every intervention, or a fast gradient approximation; auto = exact where that takes less "
+        "than ten minutes (%(default)s)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of bootstrap, projections, clusters (%(default)s)")
     maps = parser.add_mutually_exclusive_group()
     maps.add_argument("--no-explorer", action="store_true", help="leave out the attention maps of the head explorer")
@@ -54,7 +64,7 @@ if __name__ == "__main__":
         described = run.read_json("run.json")
 
         # Only now what takes seconds to import: --help and a missing run are answered at once.
-        from summlens import console, explorer, latent_space
+        from summlens import causal, console, explorer, latent_space
 
         console.start_logging()
         examples = latent_space.probe_examples(described)
@@ -87,6 +97,22 @@ if __name__ == "__main__":
         ]
         for line in latent_space.headlines(info):
             print(line)
-        for name, reason in info["left_out"].items():
+        left_out = dict(info["left_out"])
+
+        if not options.no_models and options.causal != "off":
+            try:
+                captured = causal.captured_ends(run) if own_models else None
+                info, arrays = causal.test_pair(*names, examples, captured, options.causal, options.seed)
+            except UserError as reason:  # models of two depths, say: their representations are compared all the same
+                left_out["causal tests"] = str(reason)
+            else:
+                written += [run.write_arrays("causal.npz", arrays), run.write_json("causal.json", info)]
+                left_out |= info["left_out"]
+                for line in causal.headlines(info):
+                    print(line)
+
+        for name, reason in left_out.items():
             print(f"left out: {name}: {reason}")
-        print("wrote {} and {} ({:.0f} s)".format(*written, time.monotonic() - started))
+        for path in written:
+            print(f"wrote {path}")
+        print(f"done in {time.monotonic() - started:.0f} s")

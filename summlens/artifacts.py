@@ -30,7 +30,8 @@ predictions.jsonl   a row an article: id, article, reference, `summaries` {syste
                     `scores` {system: {score: value}}, `finished` {system: bool}, and
                     outlet and kind where the data name them.
 latent_space.json   names, settings and intervals of the arrays in latent_space.npz (see summlens.latent_space).
-causal.json         ablation and patching.
+causal.json         ablation, patching, circuit and noise floor, with intervals and flags; causal.npz holds the effects
+                    by probe article (see summlens.causal).
 attention_maps.json attention rows and information flow of a few heads and probe articles, with the tokens' texts; arrays
                     in attention_maps.npz (see summlens.explorer).
 """
