@@ -39,7 +39,7 @@ from summlens.metrics import flow
 log = logging.getLogger(__name__)
 
 MOVED, COPYING, ARTICLES = 8, 3, 3
-THRESHOLD, MOST_EDGES = 0.01, 16
+THRESHOLD, MOST_EDGES = 0.002, 24
 METHODS = ("rollout", "value_weighted")
 QUANTISATION = "uint8 q stands for the share (q / 255)^2; a share p is off by at most sqrt(p) / 255 + 4e-6"
 

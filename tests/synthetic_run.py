@@ -35,6 +35,7 @@ def write(root, layers=4, heads=6, steps=7, articles=8, width=16, neurons=24, te
         run.write_step(step, info, arrays)
     write_evaluation(run, random, tests)
     write_latent_space(run, random, numbers, layers, articles)
+    write_attention_maps(run, layers, heads)
     return run
 
 
@@ -235,3 +236,53 @@ def write_latent_space(run: Run, random, numbers: list[int], layers: int, articl
     arrays["clusters/kmeans"] = grid[:, 1] % 3
     run.write_json("latent_space.json", {"names": sorted(arrays), "settings": {"umap": {"n_neighbors": 15}}})
     run.write_arrays("latent_space.npz", arrays)
+
+
+def write_attention_maps(run: Run, layers: int, heads: int) -> None:
+    """attention_maps.json and attention_maps.npz of two articles and up to three heads."""
+    random = np.random.default_rng(7)
+    places = [(layers - 1, 0), (0, 0), (0, heads - 1)][: layers * heads]
+    shown, arrays = [], {}
+    for article, (length, prompt) in enumerate([(18, 11), (13, 8)]):
+        tokens = [" word", ",", "\n", HOSTILE, *(f" token{index}" for index in range(4, length))]
+        shown.append(
+            {
+                "id": f"probe-{article}",
+                "tokens": tokens,
+                "article_start": 0,
+                "article_stop": prompt - 3,
+                "prompt_length": prompt,
+            }
+        )
+        queries = np.arange(prompt - 1, length - 1)
+        for model in ("base", "fine_tuned"):
+            scores = random.normal(0, 2, (len(places), len(queries), length))
+            scores[:, np.arange(length)[None] > queries[:, None]] = -np.inf
+            rows = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
+            arrays[f"rows/{article}/{model}"] = _quantised(rows)
+            for method in ("rollout", "value_weighted"):
+                key = f"flow/{article}/{model}/{method}"
+                arrays[f"{key}/sources"] = _quantised(rows[0])
+                arrays[f"{key}/count"] = random.integers(1, 5, (len(queries), layers)).astype(np.uint16)
+                total = int(arrays[f"{key}/count"].sum())
+                arrays[f"{key}/edges"] = random.integers(0, prompt, (total, 2)).astype(np.uint16)
+                arrays[f"{key}/weight"] = _quantised(random.uniform(0.002, 0.4, total))
+    chosen = [
+        {"layer": layer, "head": head, "reasons": ["moved most"], "kl": 0.3 / (1 + k), "copy_score": 0.1}
+        for k, (layer, head) in enumerate(places)
+    ]
+    run.write_json(
+        "attention_maps.json",
+        {
+            "models": {"base": "base", "fine_tuned": "fine-tuned"},
+            "heads": chosen,
+            "articles": shown,
+            "quantisation": "uint8 q stands for the share (q / 255)^2",
+            "flow": {"threshold": 0.002, "most": 24},
+        },
+    )
+    run.write_arrays("attention_maps.npz", arrays)
+
+
+def _quantised(shares) -> np.ndarray:
+    return np.rint(255 * np.sqrt(shares)).astype(np.uint8)

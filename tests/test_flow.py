@@ -118,7 +118,9 @@ def test_heads_that_moved_and_copy_most_are_chosen_once_each():
     capture = {"attention/kl/summary": kl, "attention/copy_score/summary": copying}
     heads = explorer.choose_heads(capture, asked=[(1, 3), (3, 1)])
     named = {(head["layer"], head["head"]): head["reasons"] for head in heads}
-    assert list(named)[:3] == [(3, 1), (0, 4), (2, 2)] and len(named) == len(heads) == 9  # 8 that moved, no other copies, 1
+    assert (
+        list(named)[:3] == [(3, 1), (0, 4), (2, 2)] and len(named) == len(heads) == 9
+    )  # 8 that moved, no other copies, 1
     assert named[2, 2] == ["moved most", "copies most"] and named[3, 1] == ["moved most", "asked for"]
     assert named[1, 3] == ["asked for"] and heads[0]["kl"] == 4.0 and heads[2]["copy_score"] == 0.9
     with pytest.raises(UserError, match="no head 4.0: the model has layers 0 to 3, heads 0 to 4"):

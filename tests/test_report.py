@@ -1,11 +1,13 @@
 """The report: its words, its tables, what it escapes, and that a browser opens it from disk without a complaint."""
 
+import base64
 import html
 import json
 import re
 import shutil
 import subprocess
 import sys
+import zlib
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -260,6 +262,41 @@ def test_examples_are_chosen_by_rule(data):
     assert chosen == {reason: f"test-{index}" for reason, index in expected.items()}
 
 
+# --- the head explorer
+
+
+def unpacked(packed: dict, shape) -> np.ndarray:
+    values = np.frombuffer(zlib.decompress(base64.b64decode(packed["data"])), f"<u{packed['bytes']}")
+    return values.reshape(shape)
+
+
+def test_explorer_packs_what_was_saved(run, data):
+    prepared = report.explorer.prepare(data)
+    saved = run.read_arrays("attention_maps.npz")
+    assert [name for name, _, _ in prepared.heads] == prepared.packed["heads"] == ["2.0", "0.0", "0.3"]
+    for a, article in enumerate(prepared.packed["articles"]):
+        for model in ("base", "fine_tuned"):
+            rows = saved[f"rows/{a}/{model}"]
+            assert (unpacked(article["rows"][model], rows.shape) == rows).all()
+            for method in ("rollout", "value_weighted"):
+                for part, packed in article["flow"][method][model].items():
+                    expected = saved[f"flow/{a}/{model}/{method}/{part}"]
+                    assert (unpacked(packed, expected.shape) == expected).all()
+    # The sentence: the mean over articles of the share on the article, its very first token left out.
+    shares = [(saved[f"rows/{a}/fine_tuned"][0] / 255.0) ** 2 for a in range(2)]
+    expected = 100 * np.mean([one[:, 1 : (8, 5)[a]].sum(1).mean() for a, one in enumerate(shares)])
+    assert f"{expected:.0f} % after" in prepared.heads_finding
+
+
+def test_attention_maps_that_do_not_fit_are_named(data):
+    data.map_arrays = {key: value for key, value in data.map_arrays.items() if key != "rows/1/base"}
+    page = report.html(data, report.Made())
+    assert "Head explorer and information flow: attention_maps.json and .npz do not fit together" in page
+    assert 'id="explorer"' not in page
+    data.maps = None
+    assert "there is no attention_maps.json" in report.html(data, report.Made())
+
+
 # --- the command
 
 
@@ -325,14 +362,17 @@ def browser():
 def opened(browser, run, width: int, scheme: str = "light"):
     metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    features = [
+        {"name": "prefers-color-scheme", "value": scheme},
+        {"name": "prefers-reduced-motion", "value": "reduce"},  # a page that still scrolls cannot be clicked
+    ]
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
     browser.get((run.visualizations / "interpretability_report.html").as_uri())
     # Figures are drawn when they come into view: bring each there and wait until it is drawn.
     browser.execute_async_script(
         "const done = arguments[0]; const boxes = [...document.querySelectorAll('.plot')];"
         "const wait = () => boxes.every((b) => b.querySelector('.main-svg') || b.classList.contains('empty'))"
-        " ? done() : setTimeout(wait, 100);"
+        " && document.documentElement.dataset.explorer === 'ready' ? done() : setTimeout(wait, 100);"
         "boxes.forEach((box, i) => setTimeout(() => box.scrollIntoView({behavior: 'instant'}), 200 * i)); wait();"
     )
     return browser
@@ -388,3 +428,125 @@ def test_browser_link_opens_the_head(browser, run):
     driver.execute_script("document.querySelector('#answer a').click()")
     driver.execute_async_script("setTimeout(arguments[0], 300)")
     assert driver.execute_script("return document.getElementById('head-2-0').open")
+
+
+def part(driver, figure: str, name: str):
+    return driver.find_element("css selector", f"#{figure} [data-part={name}]")
+
+
+def shares(run, model: str, head: int, query: int) -> np.ndarray:
+    """What the explorer must show of the first article."""
+    return (run.read_arrays("attention_maps.npz")[f"rows/0/{model}"][head, query] / 255.0) ** 2
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.{0 if share >= 0.0995 else 1}f} %"
+
+
+def test_browser_explorer_answers_clicks_and_keys(browser, run):
+    from selenium.webdriver import ActionChains, Keys
+
+    driver = opened(browser, run, 1440)
+    tokens = part(driver, "explorer", "tokens")
+    options = tokens.find_elements("css selector", "[role=option]")
+    assert len(options) == 1 + 18 - 11 and options[0].get_attribute("aria-selected") == "true"
+    options[3].click()  # writes the third summary token: query 2
+    assert options[3].get_attribute("aria-selected") == "true"
+    before, after = (shares(run, model, 0, 2) for model in ("base", "fine_tuned"))
+    said = part(driver, "explorer", "reading").text
+    assert said.startswith("Head 2.0, writing “token13”.")
+    best = 1 + int(np.argmax(after[1:]))
+    assert f"{percent(after[best])}" in said and f"{percent(before[0])} and {percent(after[0])}" in said
+    spans = part(driver, "explorer", "fine_tuned").find_elements("css selector", ".token")
+    alpha = [driver.execute_script("return arguments[0].style.background", span) for span in spans]
+    alpha = np.array([float(re.search(r"([\d.]+)\)$", a)[1]) if "var" in a else 0.0 for a in alpha])
+    scale = max(np.sort(one)[-4] for one in (before, after))
+    assert alpha == pytest.approx(0.62 * np.sqrt(np.minimum(1, after[:-1] / scale)), abs=2e-3)
+    assert "later" in spans[13].get_attribute("class") and "later" not in spans[12].get_attribute("class")
+    # A token of the text that is pointed at tells its numbers.
+    ActionChains(driver).move_to_element(spans[4]).perform()
+    change = 100 * (after[4] - before[4])
+    told = part(driver, "explorer", "pointed").text
+    assert f"“token4”: base {percent(before[4])}, fine-tuned {percent(after[4])}" in told
+    assert f"{abs(change):.1f} points" in told and ("+" in told) == (change > 0)
+    # Keys: the arrows within the list of tokens, and within the heads.
+    tokens.send_keys(Keys.ARROW_RIGHT)
+    assert options[4].get_attribute("aria-selected") == "true"
+    assert tokens.get_attribute("aria-activedescendant") == options[4].get_attribute("id")
+    tokens.send_keys(Keys.HOME)
+    assert "over the whole summary" in part(driver, "explorer", "reading").text
+    chosen = part(driver, "explorer", "heads").find_element("css selector", "[aria-checked=true]")
+    chosen.send_keys(Keys.ARROW_RIGHT)
+    assert driver.switch_to.active_element.text.startswith("0.0")
+    assert part(driver, "explorer", "reading").text.startswith("Head 0.0,")
+    # The other article.
+    part(driver, "explorer", "article").send_keys(Keys.ARROW_DOWN)
+    driver.execute_async_script("setTimeout(arguments[0], 200)")
+    assert len(tokens.find_elements("css selector", "[role=option]")) == 1 + 13 - 8
+    assert synthetic_run.HOSTILE in part(driver, "explorer", "base").text
+    assert driver.title.startswith("What changed inside")
+
+
+def click_heatmap(driver, layer: int, head: int) -> None:
+    from selenium.webdriver import ActionChains
+
+    plot = driver.find_element("id", "plot-heads_slider")
+    driver.execute_script("arguments[0].scrollIntoView({behavior: 'instant', block: 'center'})", plot)
+    x, y = driver.execute_script(
+        "const b = arguments[0], f = b._fullLayout, r = b.getBoundingClientRect();"
+        "return [f.xaxis._offset + f.xaxis.d2p(arguments[2]) - r.width / 2,"
+        " f.yaxis._offset + f.yaxis.d2p(arguments[1]) - r.height / 2]",
+        plot,
+        layer,
+        head,
+    )
+    ActionChains(driver).move_to_element_with_offset(plot, x, y).pause(0.3).click().perform()
+    driver.execute_async_script("setTimeout(arguments[0], 400)")
+
+
+def test_browser_click_in_the_heatmap_opens_the_head(browser, run):
+    driver = opened(browser, run, 1440)
+    click_heatmap(driver, 0, 3)
+    assert part(driver, "explorer", "reading").text.startswith("Head 0.3,")
+    click_heatmap(driver, 1, 1)  # not among the saved heads
+    assert "--explore 1.1" in part(driver, "explorer", "reading").text
+
+
+def test_browser_shows_one_text_at_a_time_on_a_phone(browser, run):
+    driver = opened(browser, run, 390)
+    texts = [part(driver, "explorer", view) for view in ("base", "fine_tuned", "difference")]
+    assert [text.is_displayed() for text in texts] == [False, True, False]
+    part(driver, "explorer", "views").find_elements("css selector", "button")[2].click()
+    assert [text.is_displayed() for text in texts] == [False, False, True]
+
+
+def test_browser_draws_the_flow_above_the_threshold(browser, run):
+    from selenium.webdriver import Keys
+
+    driver = opened(browser, run, 390)
+    saved = run.read_arrays("attention_maps.npz")
+
+    def lines(query: int, method: str, least: float) -> int:
+        found = 0
+        for model in ("base", "fine_tuned"):
+            count = saved[f"flow/0/{model}/{method}/count"].astype(int)
+            start, length = count[:query].sum(), count[query].sum()
+            weight = (saved[f"flow/0/{model}/{method}/weight"][start : start + length] / 255.0) ** 2
+            found += int((weight >= least).sum())
+        return found
+
+    def drawn() -> int:
+        return driver.execute_script("return document.querySelectorAll('#flow .edge').length")
+
+    tokens = part(driver, "flow", "tokens")
+    tokens.find_elements("css selector", "[role=option]")[4].click()
+    assert drawn() == lines(4, "rollout", 0.002 * 1.5**2)
+    part(driver, "flow", "threshold").send_keys(Keys.END)
+    assert drawn() == lines(4, "rollout", 0.002 * 1.5**10) < lines(4, "rollout", 0.002)
+    part(driver, "flow", "methods").find_elements("css selector", "button")[1].click()
+    driver.execute_async_script("setTimeout(arguments[0], 200)")
+    assert drawn() == lines(4, "value_weighted", 0.002 * 1.5**10)
+    assert "by value-weighted attention" in part(driver, "flow", "reading").text
+    tokens.send_keys(Keys.ARROW_LEFT)
+    assert "“token14”" in part(driver, "flow", "reading").text
+    assert "article" in part(driver, "flow", "graph").get_attribute("aria-label")

@@ -18,11 +18,12 @@ from summlens.figures.picture import PLOTLY_CONFIG
 from summlens.figures.rundata import Missing, RunData
 from summlens.figures.scores import comparison, label, main_score, score_names, systems, title
 from summlens.figures.style import ACCENT, GRID, INK, MUTED, PAPER
-from summlens.report import examples
+from summlens.report import examples, explorer
 from summlens.report.answer import sentences
 
 NAME = "interpretability_report"
 HERE = Path(__file__).parent
+SCRIPTS = ("report.js", "explorer.js")
 TRAIN, ANALYSE = "python gpt2_summarization.py", "python analyze_latent_space.py"
 TABLE_METRICS = ("kl", "js", "normalized_entropy", "sparsity", "copy_score", "first_token_share", "head_output_norm")
 
@@ -48,6 +49,7 @@ def html(data: RunData, made: Made) -> str:
     heads = _part(lambda: most_changed(data), missing, "Table of the ten heads", TRAIN, [])
     chosen = _part(lambda: examples.choose(data), missing, "Examples", TRAIN, [])
     table = _part(lambda: _score_table(data), missing, "Score table", TRAIN, None)
+    maps = _part(lambda: explorer.prepare(data), missing, "Head explorer and information flow", ANALYSE, None)
     if data.causal is None:
         missing.append(("Causal tests", "there is no causal.json", ANALYSE))
     environment = jinja2.Environment(
@@ -58,7 +60,7 @@ def html(data: RunData, made: Made) -> str:
     plots = [picture for _, picture in made.pictures if picture.plot is not None]
     return environment.get_template("template.html.j2").render(
         css=Markup((HERE / "style.css").read_text()),
-        script=Markup((HERE / "report.js").read_text()),
+        script=Markup("\n".join((HERE / name).read_text() for name in SCRIPTS)),
         plotly=_plotly() if plots else "",
         model=_model_name(data),
         answer=sentences(data),
@@ -68,6 +70,7 @@ def html(data: RunData, made: Made) -> str:
         sections=_sections(made, data),
         heads=[_head(row) for row in heads],
         head_columns=[BY_KEY[key] for key in TABLE_METRICS if heads and key in heads[0].numbers],
+        explorer=maps and {**vars(maps), "json": _json(maps.packed), "names": maps.packed["heads"]},
         examples=chosen,
         missing=missing,
         problems=data.problems,

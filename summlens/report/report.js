@@ -22,7 +22,12 @@
       box.classList.add("empty");
       return Promise.resolve();
     }
-    return Plotly.newPlot(box, { data, layout, frames, config }).then(() => Plotly.relayout(box, inks(layout)));
+    return Plotly.newPlot(box, { data, layout, frames, config }).then(() => {
+      if (box.id === "plot-heads_slider") box.on("plotly_click", ({ points: [{ x, y }] }) => {
+        document.dispatchEvent(new CustomEvent("summlens:head", { detail: `${y}.${x}` }));
+      });
+      return Plotly.relayout(box, inks(layout));
+    });
   };
   // A figure is drawn when it comes near the screen, so that the page opens at once.
   const seen = new IntersectionObserver((entries) => {
