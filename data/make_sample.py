@@ -154,9 +154,7 @@ def pick(wordings: words.Wordings, rng: random.Random) -> str:
     return ALTERNATIVES.sub(lambda match: rng.choice(match[1].split("|")), rng.choice(wordings))
 
 
-def report(
-    story: Story, points: list[words.Point], rng: random.Random, follow_rate: float, asides: int
-) -> Text:
+def report(story: Story, points: list[words.Point], rng: random.Random, follow_rate: float, asides: int) -> Text:
     """Write an article: the lead, facts and distractors in any order, later mentions after first ones."""
     kind = story.kind
     body = [pick(wordings, rng) for point in points for wordings in point.article]
@@ -211,26 +209,26 @@ def make_row(seed: int, split: str, number: int) -> dict:
 
 
 def pretraining_text(seed: int, number: int) -> str:
-    """Make one document for pre-training: an article, half of the time with a second report of the event.
+    """Make one document for pre-training: an article, often with a second one about the same event.
 
-    The second report has the same people, places and numbers in other sentences and another order, as two
-    newspapers would. Predicting it rewards looking back and copying. Highlights are never part of it.
+    Half of the time it is the same report again, as when two papers print an agency's text; a quarter of the time
+    another report, with the same people, places and numbers in other sentences and another order. Predicting either
+    rewards looking back and copying. Highlights are never part of it.
     """
     rng = random.Random(f"{seed}/pretraining/{number}")
     story, points = draw_event(rng)
     text = report(story, points, rng, follow_rate=0.6, asides=rng.choice([0, 1, 2, 2, 3])).text
-    if rng.random() < 0.5:
+    share = rng.random()
+    if share < 0.5:
+        text += "\n\n" + text
+    elif share < 0.75:
         text += "\n\n" + report(story, points, rng, follow_rate=0.3, asides=0).text
     return text
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--output", type=Path, default=Path(__file__).parent / "sample", help="folder to write"
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "sample", help="folder to write")
     parser.add_argument("--seed", type=int, default=SEED, help=f"seed of every row (default {SEED})")
     for split, size in SIZES.items():
         parser.add_argument(f"--{split}", type=int, default=size, help=f"rows of this split (default {size})")
