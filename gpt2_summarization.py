@@ -4,17 +4,19 @@
 Writes interpretability_metrics/, logs/, checkpoints/ and model_outputs/ below --output-dir.
 """
 
+from summlens import processes
 from summlens.config import parse_command_line
 from summlens.errors import one_line_errors
 
 if __name__ == "__main__":
-    with one_line_errors():
-        config, options = parse_command_line(description=__doc__)
+    with one_line_errors(), processes.one_voice():
+        config, options = parse_command_line(description=__doc__, processes=processes.world())
 
         # Only now what takes seconds to import: --help and a wrong option are answered at once.
         from summlens import comparison, console, experiment, training
 
         console.start_logging()
+        processes.start()
         if options.summarize:
             print(comparison.summarize_file(options.summarize, config))
             raise SystemExit
@@ -34,3 +36,4 @@ if __name__ == "__main__":
         scores = comparison.compare(study, {"zero_shot": study.base, "fine_tuned": fine_tuned})
         experiment.record(study, "finished")
         experiment.last_words(study, scores)
+        processes.stop()

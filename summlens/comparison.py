@@ -6,7 +6,7 @@ import logging
 import sys
 from pathlib import Path
 
-from summlens import evaluation, models
+from summlens import evaluation, models, processes
 from summlens.artifacts import Run
 from summlens.config import PROJECT, Config
 from summlens.data import Encoder, clean_article
@@ -22,6 +22,7 @@ def compare(study: Experiment, systems: dict) -> dict:
     """Summarise the test articles with every model, score, and write evaluation.json and predictions.jsonl.
 
     Returns the content of evaluation.json. What an interrupted evaluation had generated is not generated again.
+    The processes of a run share the generation; rank 0 scores and writes.
     """
     config, run = study.config, study.run
     articles = list(study.splits["test"])
@@ -39,6 +40,11 @@ def compare(study: Experiment, systems: dict) -> dict:
             written = _generate(study, model, prompts, ids=keys, cache=cache)
         summaries[name] = [study.encoder.text(one.ids) for one in written]
         finished[name] = [one.finished for one in written]
+    return processes.from_rank_zero(lambda: _score(study, articles, summaries, finished, kept))
+
+
+def _score(study: Experiment, articles: list, summaries: dict, finished: dict, kept: Path) -> dict:
+    config, run = study.config, study.run
     result, rows = evaluation.evaluate_systems(
         articles,
         summaries,
@@ -56,7 +62,8 @@ def compare(study: Experiment, systems: dict) -> dict:
     )
     run.write_predictions(rows)
     run.write_json("evaluation.json", result)
-    kept.unlink(missing_ok=True)
+    for part in kept.parent.glob(f"{kept.name}*"):
+        part.unlink()
     return result
 
 

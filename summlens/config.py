@@ -147,8 +147,13 @@ class Options:
     summarize: str | None = None
 
 
-def parse_command_line(arguments: list[str] | None = None, description: str = "") -> tuple[Config, Options]:
-    """Configuration and options from the command line: the preset's values, then the overrides. Raises UserError."""
+def parse_command_line(
+    arguments: list[str] | None = None, description: str = "", processes: int = 1
+) -> tuple[Config, Options]:
+    """Configuration and options from the command line: the preset's values, then the overrides.
+
+    Raises UserError for values that cannot work, in a run of so many `processes`.
+    """
     parser = argparse.ArgumentParser(
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -177,11 +182,11 @@ def parse_command_line(arguments: list[str] | None = None, description: str = ""
     given = vars(parser.parse_args(arguments))
     options = Options(resume=given.pop("resume"), summarize=given.pop("summarize"))
     config = preset(given.pop("preset"), **{name: value for name, value in given.items() if value is not None})
-    check(config)
+    check(config, processes)
     return config, options
 
 
-def check(config: Config) -> None:
+def check(config: Config, processes: int = 1) -> None:
     """Refuse values that cannot work, before anything is loaded. Raises UserError naming the option."""
     if config.template.count("{article}") != 1:
         raise UserError(f"--prompt must contain {{article}} exactly once, it is {config.prompt!r}")
@@ -190,3 +195,10 @@ def check(config: Config) -> None:
         if field.type in (int, float) and not (value > 0 if field.metadata["positive"] else value >= 0):
             bound = "above zero" if field.metadata["positive"] else "zero or more"
             raise UserError(f"{option(field.name)} must be {bound}, it is {value}")
+    if config.accumulation % processes:
+        raise UserError(
+            f"{processes} processes cannot share --accumulation {config.accumulation}: give a multiple of {processes} "
+            f"and keep --batch-size times --accumulation at {config.effective_batch} articles"
+        )
+    if processes > 1 and config.generation_backend == "vllm":
+        raise UserError("--generation-backend vllm manages its own processes: start one, or leave the option out")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from summlens import data, models
+from summlens import data, models, processes
 from summlens.artifacts import Run
 from summlens.capture import architecture
 from summlens.config import PROJECT, Config
@@ -40,6 +40,11 @@ class Experiment:
 
 def prepare(config: Config, run: Run) -> Experiment:
     """Load the data and the model, make the tokens, choose the probe set. Raises UserError for what cannot work."""
+    with processes.rank_zero_first():
+        return _prepare(config, run)
+
+
+def _prepare(config: Config, run: Run) -> Experiment:
     splits = data.load_articles(config)
     name = config.resolve(config.model)
     tokenizer, base = models.load_tokenizer(name), models.load_model(name)
@@ -61,7 +66,14 @@ def prepare(config: Config, run: Run) -> Experiment:
 
 
 def open_run(config: Config, resume: bool) -> Run:
-    """The run's folder: as it is with `resume`, otherwise empty; an earlier run there is moved aside, never deleted."""
+    """The run's folder: as it is with `resume`, otherwise empty; an earlier run there is moved aside, never deleted.
+
+    Raises UserError for a resume with options that would change a number.
+    """
+    return processes.from_rank_zero(lambda: _open(config, resume))
+
+
+def _open(config: Config, resume: bool) -> Run:
     run = Run(config.output_dir or PROJECT)
     if resume:
         if not run.has("run.json"):
@@ -89,6 +101,8 @@ def open_run(config: Config, resume: bool) -> Run:
 
 def record(experiment: Experiment, state: str) -> None:
     """Write run.json: what was run, on what, with which versions, and how far it came (`state`)."""
+    if processes.rank() > 0:
+        return
     config, base = experiment.config, experiment.base
     shape = architecture(base)
     experiment.run.write_json(
@@ -126,7 +140,7 @@ def record(experiment: Experiment, state: str) -> None:
 
 def state_of(run: Run) -> str:
     """How far the run came: new, training, trained or finished."""
-    return run.read_json("run.json")["state"] if run.has("run.json") else "new"
+    return processes.from_rank_zero(lambda: run.read_json("run.json")["state"] if run.has("run.json") else "new")
 
 
 def load_fine_tuned(experiment: Experiment):
@@ -152,6 +166,7 @@ def environment() -> dict:
         "packages": {name: importlib.metadata.version(name) for name in packages},
         "device": device_name(device),
         "threads": torch.get_num_threads(),
+        "processes": processes.world(),
         "git_commit": git_commit(),
     }
 
@@ -178,7 +193,8 @@ def announce(config: Config) -> None:
     device = models.device()
     dtype = str(models.training_dtype(config.precision, device)).removeprefix("torch.")
     log.info("preset %s: fine-tune %s on %s", config.preset, config.model, config.dataset)
-    log.info("device %s, training in %s, seed %d", device_name(device), dtype, config.seed)
+    many = f"{processes.world()} processes, each on " if processes.world() > 1 else ""
+    log.info("device %s%s, training in %s, seed %d", many, device_name(device), dtype, config.seed)
     log.info("configuration: %s", ", ".join(f"{k}={v!r}" for k, v in dataclasses.asdict(config).items()))
 
 
@@ -189,7 +205,9 @@ def optimiser_steps(config: Config, articles: int) -> int:
 
 def announce_estimate(experiment: Experiment) -> None:
     """Time a forward and backward pass of this model on this machine and say how long the run should take."""
-    config = experiment.config
+    if processes.rank() > 0:
+        return
+    config, world = experiment.config, processes.world()
     steps = optimiser_steps(config, len(experiment.train))
     rate = _training_tokens_per_second(experiment)
     mean_length = np.mean([len(example.input_ids) for example in experiment.train])
@@ -198,11 +216,11 @@ def announce_estimate(experiment: Experiment) -> None:
     validations = 2 + steps // config.evaluation_steps
     validation_tokens = sum(len(example.input_ids) for example in experiment.validation)
     test = len(experiment.splits["test"])
-    training = steps * config.effective_batch * mean_length / rate
+    training = steps * config.effective_batch * mean_length / rate / world
     # A forward pass is a third of a training pass. A capture runs two models and takes statistics of each; a token that
     # is generated costs a pass of its own, slower than in bulk. Factors from runs of the demo on two CPU cores.
-    looking = (captures * probe_tokens * 2 + validations * validation_tokens / 3) / rate
-    generating = 2 * test * (mean_length / 3 + 2 * config.max_new_tokens * config.num_beams) / rate
+    looking = (captures * probe_tokens * 2 + validations * validation_tokens / 3 / world) / rate
+    generating = 2 * test * (mean_length / 3 + 2 * config.max_new_tokens * config.num_beams) / rate / world
     total = training + looking + generating + 60
     log.info(
         "%d training articles, %d optimiser steps of %d articles; about %s (training %s, capture and validation %s, "
@@ -240,6 +258,8 @@ def _training_tokens_per_second(experiment: Experiment) -> float:
 
 def last_words(experiment: Experiment, evaluation: dict) -> None:
     """The scores, the heads that changed most, and where to look next."""
+    if processes.rank() > 0:
+        return
     run = experiment.run
     for name in ("zero_shot", "fine_tuned", "lead3"):
         scores = evaluation["systems"][name]["scores"]

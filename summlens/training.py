@@ -4,17 +4,18 @@ import copy
 import json
 import logging
 import shutil
+import signal
 from pathlib import Path
 
 import torch
 from tqdm.auto import tqdm
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from summlens import models
+from summlens import models, processes
 from summlens.artifacts import Run, write_atomically
 from summlens.capture import capture, gradient_norms, weight_change
 from summlens.config import Config
-from summlens.data import IGNORED, ByLength, collate
+from summlens.data import IGNORED, ByLength, Example, collate
 from summlens.errors import UserError
 from summlens.experiment import Experiment
 from summlens.tensorboard import TensorBoard
@@ -26,28 +27,37 @@ def fine_tune(study: Experiment, resume: bool = False, sample_summaries=None):
     """Train a copy of the study's base model and return it, in eval mode; the inside of it is captured on the way.
 
     `sample_summaries(model) -> str` gives a text for TensorBoard at every capture. With `resume`, training goes on from
-    the newest whole checkpoint and ends with the weights of a run that was never interrupted.
+    the newest whole checkpoint and ends with the weights of a run that was never interrupted. On SIGTERM the step is
+    finished, a checkpoint written, and the program ended.
+
+    In a run of several processes each calls this, and each gets the model; rank 0 alone writes.
     """
     config, run = study.config, study.run
     model = copy.deepcopy(study.base)
     if config.gradient_checkpointing:
-        model.gradient_checkpointing_enable()
-    checkpoint = newest_checkpoint(run) if resume else None
+        # transformers renames it on the way to version 6
+        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
+    checkpoint = processes.from_rank_zero(lambda: newest_checkpoint(run) if resume else None)
     first_step = checkpoint_step(checkpoint) if checkpoint else 0
     if checkpoint:
         log.info("continuing from step %d", first_step)
-    run.delete_steps_after(first_step if checkpoint else -1)
-    board = TensorBoard(run.logs, from_step=first_step)
-    progress = Progress()
+    board = None
+    if processes.rank() == 0:
+        run.delete_steps_after(first_step if checkpoint else -1)
+        board = TensorBoard(run.logs, from_step=first_step)
+    progress, preemption = Progress(), Preemption()
     trainer = SummaryTrainer(
         model=model,
         args=training_arguments(config, run, first_step),
         train_dataset=study.train,
         eval_dataset=study.validation,
         data_collator=collate,
-        callbacks=[Observer(study, board, sample_summaries), CheckpointSeal(), progress],
+        callbacks=[Observer(study, board, sample_summaries), preemption, CheckpointSeal(), progress],
     )
     trainer.remove_callback(PrinterCallback)
+    if processes.rank() > 0:
+        torch.manual_seed(config.seed + processes.rank())  # else every process would drop out the same units
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except torch.cuda.OutOfMemoryError:
@@ -57,18 +67,23 @@ def fine_tune(study: Experiment, resume: bool = False, sample_summaries=None):
         ) from None
     finally:
         progress.close()
-        board.close()
+        if board:
+            board.close()
+    if preemption.came:
+        log.warning("stopped by SIGTERM at step %d: --resume continues from there", trainer.state.global_step)
+        raise SystemExit(128 + signal.SIGTERM)
     return model.eval()
 
 
 def training_arguments(config: Config, run: Run, first_step: int = 0) -> TrainingArguments:
+    """The Trainer's arguments: the processes share the forward passes of an optimiser step, which stays what it is."""
     device = models.device()
     dtype = models.training_dtype(config.precision, device)
     arguments = TrainingArguments(
         output_dir=str(run.checkpoints),
         per_device_train_batch_size=config.batch_size,
         per_device_eval_batch_size=config.evaluation_batch_size,
-        gradient_accumulation_steps=config.accumulation,
+        gradient_accumulation_steps=config.accumulation // processes.world(),
         num_train_epochs=config.epochs,
         max_steps=config.max_steps or -1,
         learning_rate=config.learning_rate,
@@ -93,6 +108,9 @@ def training_arguments(config: Config, run: Run, first_step: int = 0) -> Trainin
         remove_unused_columns=False,
         dataloader_pin_memory=device.type == "cuda",
         use_cpu=device.type == "cpu",
+        log_level_replica="error",
+        ddp_find_unused_parameters=False,
+        ddp_broadcast_buffers=False,
         seed=config.seed,
     )
     arguments._n_gpu = min(arguments.n_gpu, 1)  # DataParallel would multiply the effective batch behind our back
@@ -100,17 +118,24 @@ def training_arguments(config: Config, run: Run, first_step: int = 0) -> Trainin
 
 
 class SummaryTrainer(Trainer):
-    """The Trainer with batches by length and a loss over summary tokens that computes no other token's logits."""
+    """The Trainer with batches by length and a loss over summary tokens that computes no other token's logits.
+
+    With several processes an optimiser step has the articles that it has with one: its micro-batches are dealt out in
+    turn. What the last, short step of an epoch lacks is filled with NOTHING, never with articles a second time.
+    """
 
     def __init__(self, **options):
+        options["train_dataset"] = [*options["train_dataset"], NOTHING]
         super().__init__(**options)
         self.model_accepts_loss_kwargs = True  # the loss is the mean over all target tokens of an optimiser step
         self.label_names = ["labels"]
 
     def _get_train_sampler(self, train_dataset=None) -> ByLength:
-        lengths = [len(example.input_ids) for example in self.train_dataset]
-        batch = self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps
-        sampler = ByLength(lengths, batch, self.args.seed)
+        lengths = [len(example.input_ids) for example in self.train_dataset[:-1]]
+        at_once = self.args.per_device_train_batch_size * self.args.world_size
+        sampler = _Filled(lengths, at_once * self.args.gradient_accumulation_steps, self.args.seed)
+        if self.args.world_size > 1:
+            sampler.multiple = at_once
         self.add_callback(_TellEpoch(sampler))
         return sampler
 
@@ -123,20 +148,50 @@ class SummaryTrainer(Trainer):
 
     @torch.no_grad()
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
-        """The validation loss: nats a target token, over all target tokens (not a mean of batch means)."""
+        """The validation loss: nats a target token, over all target tokens (not a mean of batch means).
+
+        The processes take the batches in turn; one that is left over at the end runs the last one uncounted, because a
+        sharded model needs them all.
+        """
         model = self.model.eval()
         examples = sorted(self.eval_dataset, key=lambda example: len(example.input_ids))
+        size, world = self.args.per_device_eval_batch_size, self.args.world_size
+        batches = [examples[start : start + size] for start in range(0, len(examples), size)]
         total, count = 0.0, 0
-        for start in range(0, len(examples), self.args.per_device_eval_batch_size):
-            batch = self._prepare_inputs(collate(examples[start : start + self.args.per_device_eval_batch_size]))
+        for turn in range(0, len(batches), world):
+            own = turn + self.args.process_index
+            batch = self._prepare_inputs(collate(batches[min(own, len(batches) - 1)]))
             tokens = int((batch["labels"] != IGNORED).sum())
             with self.compute_loss_context_manager():
-                total += float(self.compute_loss(model, batch, num_items_in_batch=torch.tensor(1)))
-            count += tokens
+                loss = float(self.compute_loss(model, batch, num_items_in_batch=torch.tensor(1)))
+            if own < len(batches):
+                total += loss / world  # compute_loss multiplies by it, for gradients that are averaged
+                count += tokens
+        total, count = processes.total([total, count])
         metrics = {f"{metric_key_prefix}_loss": total / count}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+
+NOTHING = Example("", (0,), 1, 0, 0)  # one token and no target: it adds nothing to loss, gradient and token count
+
+
+class _Filled(ByLength):
+    """ByLength, filled up to a multiple of `multiple` indices with the index behind the last article: NOTHING."""
+
+    multiple = 1
+
+    def __len__(self) -> int:
+        return len(self.lengths) + self._filling
+
+    def __iter__(self):
+        yield from super().__iter__()
+        yield from [len(self.lengths)] * self._filling
+
+    @property
+    def _filling(self) -> int:
+        return -len(self.lengths) % self.multiple
 
 
 class _TellEpoch(TrainerCallback):
@@ -153,17 +208,19 @@ class Observer(TrainerCallback):
     """Looks inside the model at step 0, every `capture_steps` and at the end, and writes one file a step.
 
     A step is captured at its end and written once its loss is logged, before its checkpoint is sealed: where there is
-    a whole checkpoint, there is its capture.
+    a whole checkpoint, there is its capture. Rank 0 captures, with `board`; the others share the sample summaries
+    and wait.
     """
 
-    def __init__(self, study: Experiment, board: TensorBoard, sample_summaries=None):
+    def __init__(self, study: Experiment, board: TensorBoard | None, sample_summaries=None):
         self.base, self.probe, self.config, self.run = study.base, study.probe, study.config, study.run
         self.board, self.sample_summaries = board, sample_summaries
         self.gradients: dict | None = None
         self.pending: tuple | None = None  # a captured step that waits for its log entries
 
     def on_train_begin(self, args, state, control, model=None, **_):
-        self.base.to(model.device).eval()
+        if self.board:
+            self.base.to(model.device).eval()
         if state.global_step == 0:
             self._capture(state, model)
 
@@ -184,8 +241,9 @@ class Observer(TrainerCallback):
             control.should_evaluate = True
 
     def on_log(self, args, state, control, logs=None, **_):
-        numbers = {_LOGGED[name]: float(value) for name, value in logs.items() if name in _LOGGED}
-        self.board.scalars(numbers, state.global_step)
+        if self.board:
+            numbers = {_LOGGED[name]: float(value) for name, value in logs.items() if name in _LOGGED}
+            self.board.scalars(numbers, state.global_step)
 
     def on_save(self, args, state, control, **_):
         self._write(state)
@@ -197,6 +255,15 @@ class Observer(TrainerCallback):
         return step % self.config.capture_steps == 0 or step == last
 
     def _capture(self, state, model) -> None:
+        if self.board:
+            self._look_inside(state, model)
+        if self.sample_summaries:
+            text = self.sample_summaries(model)
+            if self.board:
+                self.board.text("summaries", text, state.global_step)
+        processes.wait()
+
+    def _look_inside(self, state, model) -> None:
         arrays = capture(model, self.probe, base=self.base, batch_size=self.config.capture_batch_size)
         info = {
             "epoch": state.epoch or 0.0,
@@ -208,8 +275,6 @@ class Observer(TrainerCallback):
         }
         self.gradients, self.pending = None, (state.global_step, info, arrays)
         self.board.step(state.global_step, info, arrays)
-        if self.sample_summaries:
-            self.board.text("summaries", self.sample_summaries(model), state.global_step)
 
     def _write(self, state) -> None:
         if self.pending:
@@ -243,9 +308,33 @@ class CheckpointSeal(TrainerCallback):
     NAME = "complete.json"
 
     def on_save(self, args, state, control, **_):
+        processes.wait()  # each has written its random state
+        if processes.rank() > 0:
+            return
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         sizes = {str(file.relative_to(folder)): file.stat().st_size for file in folder.rglob("*") if file.is_file()}
         write_atomically(folder / self.NAME, json.dumps({"step": state.global_step, "files": sizes}).encode())
+
+
+class Preemption(TrainerCallback):
+    """On SIGTERM (a cluster that wants its machine back): a checkpoint after this step, in all processes the same."""
+
+    def __init__(self):
+        self.came = False  # to any process
+        self._here = False
+
+    def on_train_begin(self, args, state, control, **_):
+        self._before = signal.signal(signal.SIGTERM, self._note)
+
+    def on_step_end(self, args, state, control, **_):
+        if processes.anywhere(self._here):
+            self.came = control.should_log = control.should_save = control.should_training_stop = True
+
+    def on_train_end(self, args, state, control, **_):
+        signal.signal(signal.SIGTERM, self._before)
+
+    def _note(self, *_) -> None:
+        self._here = True
 
 
 def newest_checkpoint(run: Run) -> Path | None:
@@ -275,7 +364,8 @@ class Progress(TrainerCallback):
     bar: tqdm | None = None
 
     def on_train_begin(self, args, state, control, **_):
-        self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc="fine-tuning", unit="step")
+        options = {"total": state.max_steps, "initial": state.global_step, "disable": processes.rank() > 0}
+        self.bar = tqdm(desc="fine-tuning", unit="step", **options)
 
     def on_step_end(self, args, state, control, **_):
         self.bar.update(1)
@@ -290,10 +380,13 @@ class Progress(TrainerCallback):
 
 
 def save_model(model, tokenizer, run: Run) -> None:
-    """Write the final model and tokenizer to model_outputs/, whole or not at all."""
+    """Write the final model and tokenizer to model_outputs/, whole or not at all; rank 0 does, the others wait."""
+    if processes.rank() > 0:
+        return processes.wait()
     temporary = run.model_outputs.with_name(run.model_outputs.name + ".part")
     shutil.rmtree(temporary, ignore_errors=True)
     model.save_pretrained(temporary)
     tokenizer.save_pretrained(temporary)
     shutil.rmtree(run.model_outputs, ignore_errors=True)
     temporary.rename(run.model_outputs)
+    processes.wait()

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -23,20 +25,26 @@ def example(random, index):
     return data.Example(f"a{index}", (*map(int, ids), 0), int(prompt), 0, int(prompt) - 2)
 
 
-@pytest.fixture
-def study(tmp_path):
+def make_study(folder, **values):
     """A tiny GPT-2 with dropout, so that a resumed run must also restore the random state."""
     random = np.random.default_rng(0)
     torch.manual_seed(0)
     shape = {"n_layer": 2, "n_head": 3, "n_embd": 24, "n_positions": 64, "vocab_size": VOCABULARY}
     model = GPT2LMHeadModel(GPT2Config(**shape, bos_token_id=0, eos_token_id=0)).eval()
-    config = configuration.preset(
-        "demo", batch_size=2, accumulation=3, epochs=2.0, learning_rate=1e-2, max_grad_norm=0.5, warmup_steps=2,
-        evaluation_steps=4, checkpoint_steps=3, capture_steps=4, logging_steps=1, output_dir=str(tmp_path / "run"),
-    )  # fmt: skip
+    options = {
+        **{"batch_size": 2, "accumulation": 3, "epochs": 2.0, "learning_rate": 1e-2, "max_grad_norm": 0.5},
+        **{"warmup_steps": 2, "evaluation_steps": 4, "checkpoint_steps": 3, "capture_steps": 4, "logging_steps": 1},
+        "output_dir": str(folder),
+    }
+    config = configuration.preset("demo", **{**options, **values})
     train = [example(random, n) for n in range(40)]
     held = [example(random, 100 + n) for n in range(7)]
     return Experiment(config, Run(config.output_dir), {}, None, model, None, train, held, held[:3])
+
+
+@pytest.fixture
+def study(tmp_path):
+    return make_study(tmp_path / "run")
 
 
 def slow_loss(model, examples, mean=True):
@@ -163,3 +171,35 @@ def test_a_seal_names_every_file_of_its_checkpoint(study):
     sealed = json.loads((folder / training.CheckpointSeal.NAME).read_text())["files"]
     assert {"model.safetensors", "optimizer.pt", "scheduler.pt", "trainer_state.json"} <= set(sealed)
     assert any(name.startswith("rng_state") for name in sealed)
+
+
+def test_gradient_checkpointing_gives_the_same_weights(study, tmp_path):
+    plain = training.fine_tune(study)
+    other = make_study(tmp_path / "checkpointing", gradient_checkpointing=True)
+    recomputed = training.fine_tune(other)
+    blocks = [[block.gradient_checkpointing for block in model.transformer.h] for model in (plain, recomputed)]
+    assert blocks == [[False, False], [True, True]]
+    for (name, one), two in zip(plain.named_parameters(), recomputed.parameters(), strict=True):
+        torch.testing.assert_close(one, two, rtol=0, atol=1e-6, msg=name)
+
+
+def test_sigterm_leaves_a_checkpoint_from_which_the_run_ends_as_an_uninterrupted_one(study, tmp_path, monkeypatch):
+    whole = training.fine_tune(study)
+    preempted = make_study(tmp_path / "preempted")
+
+    class Terminated(training.Progress):
+        def on_step_begin(self, args, state, control, **_):
+            if state.global_step == 4:  # between two checkpoints, in the middle of a step
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as stopped:
+        patch.setattr(training, "Progress", Terminated)
+        training.fine_tune(preempted)
+    assert stopped.value.code == 143
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert training.newest_checkpoint(preempted.run).name == "checkpoint-5"
+    resumed = training.fine_tune(preempted, resume=True)
+    for (name, one), other in zip(whole.named_parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(one, other), name
+    assert preempted.run.steps() == study.run.steps()
