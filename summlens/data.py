@@ -1,8 +1,11 @@
 """Articles in, tokens out: loading, cleaning, prompts and batches (DESIGN.md, "Text in, tokens out")."""
 
+import contextlib
+import dataclasses
 import glob
 import hashlib
 import logging
+import os
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
@@ -30,6 +33,7 @@ _SPLITS = {
 # ---------------------------------------------------------------------------------------------------- cleaning
 
 _INVISIBLE = dict.fromkeys(map(ord, "\u00ad\u200b\u2060\ufeff\ufffd"))  # soft hyphen, zero-width space, BOM …
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")  # control characters and lone surrogates
 _SPECIAL_TOKEN = re.compile(r"<\|[^|<>\s]{1,40}\|>")  # '<|endoftext|>' in an article is text, never a token
 _DATELINE = re.compile(r"^([^.!?]|\b(St|ST|Mt|MT|Ft|FT|U|S|N|D|C)\.){0,60}?\(CNN[^)]{0,30}\)\s*(--?|[–—:])?\s*")
 _BYLINE = re.compile(r"^By\s*\.\s+[^.]{2,80}?\s*\.\s+((and|Follow)\b[^.]{2,60}?\s*\.\s+)*")
@@ -47,7 +51,7 @@ def clean_text(text: str) -> str:
     """
     text = unicodedata.normalize("NFC", text.replace("\r\n", "\n").replace("\r", "\n")).translate(_INVISIBLE)
     text = _SPECIAL_TOKEN.sub(" ", text)
-    text = "".join(c if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cs") else " " for c in text)
+    text = _CONTROL.sub(" ", text)
     return "\n".join(" ".join(line.split()) for line in text.splitlines()).strip()
 
 
@@ -75,8 +79,12 @@ def load_articles(config: Config) -> dict:
     Further text columns named outlet or kind are kept. Rows without an article or a summary are left out and
     counted in the log. Raises UserError for a missing file, column or split and for an empty split.
     """
+    import datasets
+
     splits = {}
     for split, rows in _load_splits(config).items():
+        if len(rows) > 20_000:  # below, a bar would be gone before it is read
+            datasets.enable_progress_bars()
         for name, column in (("article_column", config.article_column), ("summary_column", config.summary_column)):
             if column not in rows.column_names:
                 raise UserError(
@@ -107,6 +115,7 @@ def _clean_rows(rows, config: Config, split: str):
     cleaned = rows.map(
         clean,
         with_indices=True,
+        num_proc=_workers(len(rows)),
         remove_columns=[column for column in rows.column_names if column not in kept],
         desc=f"cleaning {split}",
     )
@@ -120,9 +129,9 @@ def _clean_rows(rows, config: Config, split: str):
 
 def _report_leaks(splits: dict) -> None:
     """Say it when an article is in two splits: the scores would then be memory, not summarising."""
-    seen = set(splits["train"]["article"])
+    seen = {hash(article) for article in splits["train"]["article"]}
     for split in ("validation", "test"):
-        shared = sum(article in seen for article in splits[split]["article"])
+        shared = sum(hash(article) in seen for article in splits[split]["article"])
         if shared:
             log.warning("%d of the %d %s articles are also in the training split", shared, len(splits[split]), split)
 
@@ -280,21 +289,58 @@ class Encoder:
         return ids[:1] if ids and ids[0] == self.tokenizer.bos_token_id else []
 
 
-def encode(rows, encoder: Encoder, description: str) -> list[Example]:
-    """Every row of a split as an `Example`; rows whose summary does not fit the window are left out and counted."""
-    from tqdm.auto import tqdm
+class Examples(Sequence):
+    """A split's examples, kept as token arrays on disk: the whole of CNN/DailyMail would not fit in memory as lists."""
 
-    examples = []
-    for row in tqdm(rows, desc=f"tokenising {description}", unit="article", leave=False):
-        try:
-            examples.append(encoder.example(row["id"], row["article"], row["highlights"]))
-        except UserError:
-            log.debug("article %s left out: its summary does not fit the window", row["id"])
-    if len(examples) < len(rows):
-        log.warning("%s: %d summaries do not fit the window and were left out", description, len(rows) - len(examples))
-    if not examples:
+    def __init__(self, rows):
+        self._rows = rows  # a datasets.Dataset with the fields of `Example` and `length`
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> Example:
+        row = self._rows[int(index)]
+        del row["length"]
+        return Example(**{**row, "input_ids": tuple(row["input_ids"])})
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens an example, prompt and target together."""
+        return np.asarray(self._rows["length"])
+
+
+def encode(rows, encoder: Encoder, description: str) -> Examples:
+    """Every row of a split as an `Example`; rows whose summary does not fit the window are left out and counted.
+
+    `datasets` keeps the tokens on disk and finds them again when the same text meets the same tokenizer.
+    """
+
+    def encode_batch(batch: dict) -> dict:
+        examples = []
+        for row in zip(batch["id"], batch["article"], batch["highlights"], strict=True):
+            with contextlib.suppress(UserError):  # the summary does not fit
+                examples.append(encoder.example(*row))
+        columns = {field.name: [getattr(e, field.name) for e in examples] for field in dataclasses.fields(Example)}
+        return {**columns, "length": [len(example.input_ids) for example in examples]}
+
+    encoded = rows.map(
+        encode_batch,
+        batched=True,
+        remove_columns=rows.column_names,
+        num_proc=_workers(len(rows)),
+        desc=f"tokenising {description}",
+    )
+    if len(encoded) < len(rows):
+        log.warning("%s: %d summaries do not fit the window and were left out", description, len(rows) - len(encoded))
+    if len(encoded) == 0:
         raise UserError(f"no {description} article fits a window of {encoder.window} tokens: use a longer window")
-    return examples
+    return Examples(encoded)
+
+
+def _workers(rows: int) -> int | None:
+    """Processes for a pass over the rows: one for each 5,000, as far as there are cores; None = in this process."""
+    workers = min(os.cpu_count() or 1, rows // 5_000)
+    return workers if workers > 1 else None
 
 
 # ----------------------------------------------------------------------------------------------------- batches

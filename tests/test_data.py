@@ -2,6 +2,7 @@
 
 import json
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -110,8 +111,10 @@ def test_rows_whose_summary_cannot_fit_are_left_out_and_counted(tokenizer, caplo
         {"id": "a", "article": ARTICLE, "highlights": SUMMARY * 30},
         {"id": "b", "article": ARTICLE, "highlights": SUMMARY},
     ]
-    encoded = data.encode(rows, data.Encoder(tokenizer, TEMPLATE, window=100), "training")
-    assert [example.id for example in encoded] == ["b"]
+    encoder = data.Encoder(tokenizer, TEMPLATE, window=100)
+    encoded = data.encode(datasets.Dataset.from_list(rows), encoder, "training")
+    assert list(encoded) == [encoder.example("b", ARTICLE, SUMMARY)]
+    assert encoded.lengths.tolist() == [len(encoded[0].input_ids)]
     assert "1 summaries do not fit" in caplog.text
 
 
