@@ -40,11 +40,29 @@ def parse() -> argparse.Namespace:
     maps.add_argument(
         "--explore", action="append", metavar="LAYER.HEAD", help="only make the attention maps anew, with this head too"
     )
+    dump = parser.add_argument_group(
+        "raw tensors", "attention maps, queries, keys and activations; nothing else is done"
+    )
+    dump.add_argument("--dump-tensors", metavar="DIR", nargs="?", const="", help="default: tensors/ in --output-dir")
+    dump.add_argument(
+        "--dump-articles", type=int, default=2, metavar="N", help="the first N probe articles (%(default)s)"
+    )
+    dump.add_argument("--dump-layers", metavar="0,3", help="default: all layers")
+    dump.add_argument(
+        "--dump-steps",
+        default="base,fine_tuned",
+        metavar="STEPS",
+        help="base, fine_tuned or checkpoints' (%(default)s)",
+    )
     options = parser.parse_args()
     if options.no_models and (options.base or options.model):
         parser.error("--no-models reads saved vectors: it goes with neither --base nor --model")
     if options.explore and (options.no_models or options.base or options.model):
         parser.error("--explore is about the run's own models: it goes with none of --no-models, --base and --model")
+    if options.dump_tensors is not None and (options.no_models or options.base or options.model or options.explore):
+        parser.error("--dump-tensors is about the run's own models: it goes with no choice of others, nor --explore")
+    if options.dump_articles < 1:
+        parser.error("--dump-articles must be at least 1")
     if not 0 <= options.seed < 2**32:
         parser.error("--seed must be between 0 and 2**32 - 1")
     return options
@@ -73,6 +91,15 @@ if __name__ == "__main__":
             asked = [explorer.parse_head(text) for text in options.explore]
             written = explorer.write(run, (began_with, fine_tuned_of(run)), examples, asked)
             print("wrote {} and {} ({:.0f} s)".format(*written, time.monotonic() - started))
+            sys.exit()
+        if options.dump_tensors is not None:
+            from summlens import dump
+
+            names = dump.models_of(run, began_with, options.dump_steps)
+            folder = options.dump_tensors or run.root / "tensors"
+            layers = dump.parse_layers(options.dump_layers)
+            written = dump.dump_models(names, examples, options.dump_articles, folder, layers)
+            print("\n".join(f"wrote {path}" for path in written))
             sys.exit()
         own_models = not (options.base or options.model)  # the captured steps lead from the one to the other
         steps = latent_space.saved_vectors(run, len(examples)) if own_models else {}

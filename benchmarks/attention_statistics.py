@@ -1,14 +1,18 @@
 """Attention statistics against the straightforward way: time, peak memory, and how memory grows with length.
 
 The straightforward way asks the model for its attention maps (eager attention, maps returned) and loops over layers
-and heads in NumPy. Both compute every one-model metric with its sink-free form over both sets of positions, for one
-article on GPT-2's full shape (12 layers of 12 heads of 64, random weights) on the CPU, and must agree. Each way runs
-in a process of its own, so that peaks do not mix; memory is counted above what model and libraries take. Time is the
-processor's, so that a busy machine does not distort the ratio.
+and heads in NumPy: each metric vectorised over a head's map, the Gini coefficient a row at a time. Both ways compute
+every metric with its sink-free form over both sets of positions, for one article on GPT-2's full shape (12 layers of
+12 heads of 64, random weights) on the CPU, of one model and of two (then also KL and JS), and must agree. Each run is
+a process of its own, so that peaks do not mix. Memory is counted above what models and libraries take, forward passes
+included, in a run whose C library gives freed memory back at once (it would count as used, and costs time). Time is
+the processor's, so that a busy machine distorts the ratio little, the best of some runs that alternate; this way's
+includes the product of queries and keys, which the straightforward way gets with its maps.
 
-    python benchmarks/attention_statistics.py [--tokens 1024] [--lengths 1024 2048 4096 8192 16384]
+    python benchmarks/attention_statistics.py [--tokens 1024] [--lengths 1024 2048 4096 8192 16384] [--repeats 1]
 
-The last line is JSON: time_ratio and memory_ratio, the straightforward way over this one (goals: 10 and 8).
+The last line is JSON: time_ratio (of the statistics, one model) and memory_ratio, the straightforward way over this
+one (goals: 10 and 8); total_time_ratio includes the forward passes.
 """
 
 import argparse
@@ -26,7 +30,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from summlens.architecture import architecture, evaluating, observed_attention
+from summlens.architecture import architecture, observed_attention
 from summlens.metrics.attention import Projected, Tokens, attention_statistics, metric_names
 
 LAYERS, HEADS, WIDTH = 12, 12, 64
@@ -39,8 +43,8 @@ def article(length: int) -> Tokens:
     return Tokens(ids, article_start=0, article_stop=prompt - 3, prompt_length=prompt)
 
 
-def random_gpt2(length: int, attention: str) -> GPT2LMHeadModel:
-    torch.manual_seed(0)
+def random_gpt2(length: int, attention: str, seed: int) -> GPT2LMHeadModel:
+    torch.manual_seed(seed)
     config = GPT2Config(n_positions=length, attn_implementation=attention)
     return GPT2LMHeadModel(config).eval()
 
@@ -68,44 +72,65 @@ def resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def streaming(length: int) -> dict:
-    """This project's way: the queries and keys of a forward pass, in blocks. Seconds are of the statistics alone."""
-    model, tokens, numbers, seconds = random_gpt2(length, "sdpa"), article(length), {}, 0.0
-    found = architecture(model)
+def streaming(length: int, models: int) -> dict:
+    """This project's way: the queries and keys of a forward pass, in blocks."""
+    tokens, numbers, seconds, waiting = article(length), {}, 0.0, {}
+    model, base = (random_gpt2(length, "sdpa", seed) for seed in (0, 1))
+
+    def keep(layer, *projected):
+        waiting[layer] = Projected(*projected)
 
     def observe(layer, *projected):
         nonlocal seconds
         start = time.process_time()
-        for name, values in attention_statistics(Projected(*projected), [tokens]).items():
+        statistics = attention_statistics(Projected(*projected), [tokens], waiting.pop(layer, None))
+        for name, values in statistics.items():
             numbers.setdefault(name, []).append(values[0].numpy())
         seconds += time.process_time() - start
 
     real = torch.ones(1, length, dtype=torch.bool)
-    with torch.no_grad():
-        model.transformer(tokens.ids[None, :32], use_cache=False)  # what libraries set up once is not counted
-    with Peak() as peak, torch.no_grad(), evaluating(model), observed_attention(found, real, observe):
-        model.transformer(tokens.ids[None], use_cache=False)
-    return {"seconds": seconds, "bytes": peak.bytes, "numbers": means(numbers)}
-
-
-def straightforward(length: int) -> dict:
-    """Attention maps as the model returns them, then NumPy, a layer and a head at a time."""
-    model, tokens, numbers = random_gpt2(length, "eager"), article(length), {}
-    with torch.no_grad():
-        model.transformer(tokens.ids[None, :32], use_cache=False)
+    forward(model, tokens.ids[:32])  # what libraries set up once is not counted
     with Peak() as peak:
-        with torch.no_grad():
-            maps = model.transformer(tokens.ids[None], output_attentions=True, use_cache=False).attentions
         start = time.process_time()
-        for layer in maps:
-            values = [head_statistics(layer[0, head].numpy(), tokens) for head in range(HEADS)]
+        if models == 2:
+            with observed_attention(architecture(base), real, keep):
+                forward(base, tokens.ids)
+        with observed_attention(architecture(model), real, observe):
+            forward(model, tokens.ids)
+        total = time.process_time() - start
+    return {"seconds": seconds, "total": total, "bytes": peak.bytes, "numbers": means(numbers)}
+
+
+def straightforward(length: int, models: int) -> dict:
+    """Attention maps as the models return them, then NumPy, a layer and a head at a time."""
+    tokens, numbers, base_maps = article(length), {}, [None] * LAYERS
+    model, base = (random_gpt2(length, "eager", seed) for seed in (0, 1))
+    forward(model, tokens.ids[:32])
+    with Peak() as peak:
+        start = time.process_time()
+        maps = forward(model, tokens.ids, output_attentions=True).attentions
+        if models == 2:
+            base_maps = forward(base, tokens.ids, output_attentions=True).attentions
+        begin = time.process_time()
+        for layer, base_layer in zip(maps, base_maps, strict=True):
+            values = [
+                head_statistics(
+                    layer[0, head].numpy(), tokens, None if base_layer is None else base_layer[0, head].numpy()
+                )
+                for head in range(HEADS)
+            ]
             for name in values[0]:
                 numbers.setdefault(name, []).append(np.array([one[name] for one in values]))
-        seconds = time.process_time() - start
-    return {"seconds": seconds, "bytes": peak.bytes, "numbers": means(numbers)}
+        end = time.process_time()
+    return {"seconds": end - begin, "total": end - start, "bytes": peak.bytes, "numbers": means(numbers)}
 
 
-def head_statistics(p: np.ndarray, tokens: Tokens) -> dict[str, float]:
+def forward(model: GPT2LMHeadModel, ids: torch.Tensor, **options):
+    with torch.no_grad():
+        return model.transformer(ids[None], use_cache=False, **options)
+
+
+def head_statistics(p: np.ndarray, tokens: Tokens, base: np.ndarray | None = None) -> dict[str, float]:
     """Every metric of one head's map (T, T), vectorised over the map as a notebook would."""
     length, ids = len(p), tokens.ids.numpy()
     t = np.arange(length)
@@ -113,10 +138,8 @@ def head_statistics(p: np.ndarray, tokens: Tokens) -> dict[str, float]:
     rows = {"first_token_share": p[:, 0]}
     article_tokens = set(ids[tokens.article_start : tokens.article_stop].tolist())
     for form, first in (("", 0), ("_no_sink", 1)):
-        q = p.copy()
-        q[:, :first] = 0
+        q = without(p, first)
         with np.errstate(invalid="ignore", divide="ignore"):
-            q /= q.sum(-1, keepdims=True)
             entries = t + 1 - first
             entropy = -np.where(q > 0, q * np.log2(q), 0).sum(-1)
             normalized = entropy / np.log2(entries)
@@ -141,6 +164,11 @@ def head_statistics(p: np.ndarray, tokens: Tokens) -> dict[str, float]:
             "distance": (q * earlier * causal).sum(-1),
             "copy_score": copy,
         }
+        if base is not None:
+            b = without(base, first)
+            m = (q + b) / 2
+            kl_base, kl, kl_mean = divergence(b, m), divergence(q, b), divergence(q, m)
+            values |= {"kl": kl, "js": (kl_mean + kl_base) / 2}
         rows |= {name + form: np.where(entries > 0, row, np.nan) for name, row in values.items()}
     return {
         f"{name}/{where}": float(np.nanmean(row[tokens.queries(where)]))
@@ -149,55 +177,96 @@ def head_statistics(p: np.ndarray, tokens: Tokens) -> dict[str, float]:
     }
 
 
+def without(p: np.ndarray, first: int) -> np.ndarray:
+    """The map without its first keys, the rest of each row renormalised."""
+    q = p.copy()
+    q[:, :first] = 0
+    with np.errstate(invalid="ignore"):
+        return q / q.sum(-1, keepdims=True)
+
+
+def divergence(p: np.ndarray, q: np.ndarray) -> np.ndarray:
+    """KL(p || q) in bits of each row."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(p > 0, p * np.log2(p / q), 0).sum(-1)
+
+
 def means(numbers: dict) -> dict[str, float]:
     """One number a metric, so that the two ways can be held against each other."""
     return {name: float(np.mean(values)) for name, values in numbers.items()}
 
 
-def measure(way: str, length: int, threads: int) -> dict:
-    """Run one way in a process of its own."""
-    command = [sys.executable, __file__, "--way", way, "--tokens", str(length), "--threads", str(threads)]
-    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+def measure(way: str, length: int, models: int, threads: int, *, tight: bool) -> dict:
+    """Run one way in a process of its own; tight: with memory given back at once, for its peak and not its time."""
+    command = [sys.executable, __file__, "--way", way, "--tokens", length, "--models", models, "--threads", threads]
+    environment = os.environ | ({"MALLOC_MMAP_THRESHOLD_": str(2**19)} if tight else {})
+    done = subprocess.run([str(word) for word in command], check=True, capture_output=True, text=True, env=environment)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def compare(options: argparse.Namespace, models: int) -> dict:
+    """Both ways in turn; prints a table and returns the ratios."""
+    ways = {"straightforward": "straightforward", "this way": "streaming"}
+    runs = {name: [] for name in ways}
+    for _ in range(options.repeats):
+        for name, way in ways.items():
+            runs[name].append(measure(way, options.tokens, models, options.threads, tight=False))
+    theirs, ours = (
+        {key: min(one[key] for one in several) for key in ("seconds", "total")} for several in runs.values()
+    )
+    for one, way in zip((theirs, ours), ways.values(), strict=True):
+        one["bytes"] = measure(way, options.tokens, models, options.threads, tight=True)["bytes"]
+    expected, got = (several[0]["numbers"] for several in runs.values())
+    assert set(expected) == set(got) == {f"{n}/{w}" for n in metric_names(models == 2) for w in ("summary", "all")}
+    worst = max(abs(got[name] - value) / max(abs(value), 1e-3) for name, value in expected.items())
+    print(f"{options.tokens} tokens, {LAYERS} x {HEADS} heads, models: {models}")
+    for name, one in zip(runs, (theirs, ours), strict=True):
+        print(
+            f"{name:>16}  statistics {one['seconds']:6.2f} s  with the forward passes {one['total']:6.2f} s"
+            f"  peak {one['bytes'] / 2**20:7.1f} MiB",
+            flush=True,
+        )
+    return {
+        "time_ratio": round(theirs["seconds"] / ours["seconds"], 2),
+        "total_time_ratio": round(theirs["total"] / ours["total"], 2),
+        "memory_ratio": round(theirs["bytes"] / ours["bytes"], 2),
+        "largest_relative_difference": worst,
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tokens", type=int, default=1024, help="length of the article that the ways are compared on")
-    parser.add_argument(
-        "--lengths", type=int, nargs="*", default=[1024, 2048, 4096], help="lengths for memory's growth"
-    )
+    parser.add_argument("--lengths", type=int, nargs="*", default=[1024, 2048], help="lengths for memory's growth")
+    parser.add_argument("--repeats", type=int, default=1, help="runs of each way; the best counts")
     parser.add_argument("--threads", type=int, default=1, help="processor threads (NumPy uses one)")
     parser.add_argument("--way", choices=["streaming", "straightforward"], help=argparse.SUPPRESS)
+    parser.add_argument("--models", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if options.way:
-        print(json.dumps(globals()[options.way](options.tokens)))
+        print(json.dumps(globals()[options.way](options.tokens, options.models)))
         return
 
-    ours, theirs = (measure(way, options.tokens, options.threads) for way in ("streaming", "straightforward"))
-    assert set(ours["numbers"]) == {f"{n}/{w}" for n in metric_names(False) for w in ("summary", "all")}
-    worst = max(abs(ours["numbers"][k] - v) / max(abs(v), 1e-3) for k, v in theirs["numbers"].items())
-    print(f"{options.tokens} tokens, {LAYERS} x {HEADS} heads; largest relative difference of a mean {worst:.1e}")
-    for name, one in (("straightforward", theirs), ("this", ours)):
-        print(f"{name:>16}  {one['seconds']:8.2f} s  {one['bytes'] / 2**20:8.1f} MiB")
+    one, two = (compare(options, models) for models in (1, 2))
     growth = {}
     for length in options.lengths:
-        growth[length] = measure("streaming", length, options.threads)
-        maps = LAYERS * HEADS * length**2 * 4
+        run = measure("streaming", length, 1, options.threads, tight=True)
+        growth[length] = round(run["bytes"] / 2**20, 1)
+        maps = LAYERS * HEADS * length**2 * 4 / 2**20
         print(
-            f"{length:>9} tokens  {growth[length]['seconds']:8.2f} s  {growth[length]['bytes'] / 2**20:8.1f} MiB"
-            f"  (the maps alone: {maps / 2**20:,.0f} MiB)",
+            f"{length:>7} tokens  {run['seconds']:7.2f} s  peak {growth[length]:7.1f} MiB (maps: {maps:,.0f} MiB)",
             flush=True,
         )
     print(
         json.dumps(
             {
                 "benchmark": "attention_statistics",
-                "time_ratio": round(theirs["seconds"] / ours["seconds"], 2),
-                "memory_ratio": round(theirs["bytes"] / ours["bytes"], 2),
+                **one,
+                "two_models": two,
                 "tokens": options.tokens,
-                "mebibytes_by_tokens": {str(n): round(one["bytes"] / 2**20, 1) for n, one in growth.items()},
-                "largest_relative_difference": worst,
+                "threads": options.threads,
+                "mebibytes_by_tokens": growth,
             }
         )
     )
