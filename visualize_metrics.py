@@ -24,6 +24,13 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         choices=FORMATS,
         help="file format of the still figures (repeat for more); without it PNG and SVG",
     )
+    parser.add_argument(
+        "--compare",
+        nargs=2,
+        type=Path,
+        metavar=("RUN_A", "RUN_B"),
+        help="only put two runs side by side: comparison.html",
+    )
     return parser.parse_args(arguments)
 
 
@@ -57,6 +64,15 @@ def draw_figures(data, catalogue, wanted: set[str], formats: tuple[str, ...], ma
             made.files += figures.save(picture, data.run.visualizations, formats)
 
 
+def load_run(folder: Path):
+    """A run's saved files, with a progress bar over its captures."""
+    from tqdm import tqdm
+
+    from summlens import figures
+
+    return figures.load(Run(folder), progress=lambda steps: tqdm(steps, desc="captures", unit="step"))
+
+
 def say_what_was_written(made, problems: list[str], folder: Path, seconds: float) -> None:
     for problem in problems:
         print(f"note: {problem}")
@@ -73,21 +89,27 @@ if __name__ == "__main__":
         options = parse()
 
         # Drawing is loaded only now, so that --help answers at once.
-        from tqdm import tqdm
-
         from summlens import figures, report
+        from summlens.report import side_by_side
 
         names = {entry.name: entry.title for entry in figures.CATALOGUE} | {report.NAME: "The report (HTML)"}
+        formats = tuple(options.format or ("png", "svg"))
         if options.list:
             print_names(names)
+        elif options.compare:
+            runs, made = [load_run(folder) for folder in options.compare], report.Made()
+            folder = Run(options.output_dir).visualizations
+            made.files, missing = side_by_side.write(*runs, folder, formats)
+            problems = [f"{name} cannot be compared: {reason}" for name, reason in missing]
+            say_what_was_written(made, problems, folder, time.monotonic() - started)
         else:
             wanted = chosen_names(options.only, names)
             run = Run(options.output_dir)
-            data = figures.load(run, progress=lambda steps: tqdm(steps, desc="captures", unit="step"))
+            data = load_run(run.root)
             made = report.Made()
             # The report shows every figure, whichever files were asked for.
             drawn = set(names) if report.NAME in wanted else wanted
-            draw_figures(data, figures.CATALOGUE, drawn, tuple(options.format or ("png", "svg")), made)
+            draw_figures(data, figures.CATALOGUE, drawn, formats, made)
             if report.NAME in wanted:
                 with figures.styled():
                     made.files.append(report.write(data, made))

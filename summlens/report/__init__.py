@@ -52,11 +52,7 @@ def html(data: RunData, made: Made) -> str:
     maps = _part(lambda: explorer.prepare(data), missing, "Head explorer and information flow", ANALYSE, None)
     if data.causal is None:
         missing.append(("Causal tests", "there is no causal.json", ANALYSE))
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    known = {row.name for row in heads}
-    environment.filters["prose"] = lambda text: prose(text, known)
+    environment = templates({row.name for row in heads})
     plots = [picture for _, picture in made.pictures if picture.plot is not None]
     return environment.get_template("template.html.j2").render(
         css=Markup((HERE / "style.css").read_text()),
@@ -64,10 +60,10 @@ def html(data: RunData, made: Made) -> str:
         plotly=_plotly() if plots else "",
         model=_model_name(data),
         answer=sentences(data),
-        facts=_facts(data),
+        facts=facts(data),
         configuration=_flatten(data.info),
         table=table,
-        sections=_sections(made, data),
+        sections=_sections(made),
         heads=[_head(row) for row in heads],
         head_columns=[BY_KEY[key] for key in TABLE_METRICS if heads and key in heads[0].numbers],
         explorer=maps and {**vars(maps), "json": _json(maps.packed), "names": maps.packed["heads"]},
@@ -78,6 +74,15 @@ def html(data: RunData, made: Made) -> str:
         version=__version__,
         articles=data.articles,
     )
+
+
+def templates(known: set[str]) -> jinja2.Environment:
+    """The templates of this folder, escaping everything; heads in `known` are linked wherever a sentence names them."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["prose"] = lambda text: prose(text, known)
+    return environment
 
 
 def _part(make, missing: list, name: str, command: str, otherwise):
@@ -94,29 +99,30 @@ def _plotly() -> Markup:
     return Markup(get_plotlyjs())
 
 
-def _sections(made: Made, data: RunData) -> list[dict]:
+def _sections(made: Made) -> list[dict]:
     return [
         {
             "id": key,
             "title": name,
             "question": question,
-            "figures": [_figure(picture, data) for entry, picture in made.pictures if entry.section == key],
+            "figures": [figure(picture) for entry, picture in made.pictures if entry.section == key],
         }
         for key, (name, question) in SECTIONS.items()
     ]
 
 
-def _figure(picture: Picture, data: RunData) -> dict:
-    figure = {"picture": picture, "svg": None, "gif": None, "plot": None}
+def figure(picture: Picture) -> dict:
+    """What the template's `draw` shows of a picture that was saved."""
+    shown = {"picture": picture, "svg": None, "gif": None, "plot": None}
     if picture.svg is not None:
-        figure["svg"] = inline_svg(picture.svg.decode(), picture.name)
+        shown["svg"] = inline_svg(picture.svg.decode(), picture.name)
     if picture.animation is not None:
-        figure["gif"] = "data:image/gif;base64," + base64.b64encode(picture.animation).decode()
+        shown["gif"] = "data:image/gif;base64," + base64.b64encode(picture.animation).decode()
     if picture.plot is not None:
         plot = json.loads(picture.plot.to_json())
-        figure["plot"] = _json({**plot, "config": PLOTLY_CONFIG})
-        figure["height"] = picture.plot.layout.height or 450
-    return figure
+        shown["plot"] = _json({**plot, "config": PLOTLY_CONFIG})
+        shown["height"] = picture.plot.layout.height or 450
+    return shown
 
 
 def _json(value) -> Markup:
@@ -244,28 +250,28 @@ def _model_name(data: RunData) -> str:
     return "the model" if name in ("", "model") else name
 
 
-def _facts(data: RunData) -> list[tuple[str, str]]:
+def facts(data: RunData) -> list[tuple[str, str]]:
     """What a reader wants to know first about the run; the rest stands in the folded table."""
     configuration, model = data.info.get("config") or {}, data.info.get("model") or {}
     environment = data.info.get("environment") or {}
-    facts = [("Preset", configuration.get("preset")), ("Model", model.get("name"))]
+    rows = [("Preset", configuration.get("preset")), ("Model", model.get("name"))]
     if model:
         shape = f"{model.get('layers', '?')} layers × {model.get('heads', '?')} heads, width {model.get('width', '?')}"
         if isinstance(model.get("parameters"), int):
             shape += f", {model['parameters']:,} parameters"
-        facts.append(("Shape", shape))
-    facts += [("Data", configuration.get("dataset")), ("Epochs", configuration.get("epochs"))]
+        rows.append(("Shape", shape))
+    rows += [("Data", configuration.get("dataset")), ("Epochs", configuration.get("epochs"))]
     if data.steps:
-        facts.append(("Captures", f"{len(data.steps)}, from step {data.steps[0]:,} to step {data.steps[-1]:,}"))
+        rows.append(("Captures", f"{len(data.steps)}, from step {data.steps[0]:,} to step {data.steps[-1]:,}"))
     if data.articles:
-        facts.append(("Probe articles", f"{data.articles}, the same tokens for every model and step"))
+        rows.append(("Probe articles", f"{data.articles}, the same tokens for every model and step"))
     if data.evaluation:
-        facts.append(("Test articles", data.evaluation.get("articles")))
-    facts += [("Device", environment.get("device")), ("Seed", data.info.get("seed"))]
-    facts.append(("Commit", environment.get("git_commit")))
+        rows.append(("Test articles", data.evaluation.get("articles")))
+    rows += [("Device", environment.get("device")), ("Seed", data.info.get("seed"))]
+    rows.append(("Commit", environment.get("git_commit")))
     if data.info.get("finished") is False:
-        facts.append(("State", "unfinished: this run was stopped before its end"))
-    return [(name, str(value)) for name, value in facts if value not in (None, "")]
+        rows.append(("State", "unfinished: this run was stopped before its end"))
+    return [(name, str(value)) for name, value in rows if value not in (None, "")]
 
 
 def _flatten(value: dict, prefix: str = "") -> list[tuple[str, str]]:
