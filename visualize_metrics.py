@@ -31,6 +31,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         metavar=("RUN_A", "RUN_B"),
         help="only put two runs side by side: comparison.html",
     )
+    parser.add_argument(
+        "--readme", action="store_true", help="only make the README's pictures of a finished run: images/"
+    )
     return parser.parse_args(arguments)
 
 
@@ -90,7 +93,7 @@ if __name__ == "__main__":
 
         # Drawing is loaded only now, so that --help answers at once.
         from summlens import figures, report
-        from summlens.report import side_by_side
+        from summlens.report import pictures, side_by_side
 
         names = {entry.name: entry.title for entry in figures.CATALOGUE} | {report.NAME: "The report (HTML)"}
         formats = tuple(options.format or ("png", "svg"))
@@ -102,6 +105,13 @@ if __name__ == "__main__":
             made.files, missing = side_by_side.write(*runs, folder, formats)
             problems = [f"{name} cannot be compared: {reason}" for name, reason in missing]
             say_what_was_written(made, problems, folder, time.monotonic() - started)
+        elif options.readme:
+            data, made = load_run(options.output_dir), report.Made()
+            try:
+                made.files, problems = pictures.write(data)
+            except figures.Missing as reason:
+                raise UserError(f"{options.output_dir} has no finished run to picture: {reason}") from None
+            say_what_was_written(made, problems, data.run.images, time.monotonic() - started)
         else:
             wanted = chosen_names(options.only, names)
             run = Run(options.output_dir)

@@ -399,6 +399,13 @@ def test_small_and_large_models(tmp_path, layers, head_count):
     assert len(render(pictures["heads_entropy"].figure, "svg")) < 400_000
 
 
+def test_twenty_thousand_neurons(tmp_path):
+    run = synthetic_run.write(tmp_path, layers=2, heads=2, steps=2, articles=3, neurons=20_000)
+    data, pictures, missing = drawn(run, "neurons")
+    assert not missing and "of 40,000 neurons" in pictures["neurons"].finding
+    assert len(data.changed_neurons) == 24 and len(render(pictures["neurons"].figure, "svg")) < 400_000
+
+
 def test_figures_need_no_model():
     code = (
         "import sys; sys.path.insert(0, '.'); import visualize_metrics; before = set(sys.modules);"

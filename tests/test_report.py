@@ -297,6 +297,15 @@ def test_attention_maps_that_do_not_fit_are_named(data):
     assert "there is no attention_maps.json" in report.html(data, report.Made())
 
 
+@pytest.mark.parametrize(("layers", "heads", "steps"), [(1, 1, 1), (48, 25, 2)])
+def test_report_of_small_and_large_models(tmp_path, layers, heads, steps):
+    run = synthetic_run.write(tmp_path, layers=layers, heads=heads, steps=steps, articles=3)
+    page = report.html(figures.load(run), report.Made())
+    chosen = page[page.index('aria-label="Head" data-part="heads"') :].split("</div>")[0]
+    assert len(re.findall('role="radio"', chosen)) == min(3, layers * heads)
+    assert ("only one captured step" in page) == (steps == 1)
+
+
 # --- the command
 
 
