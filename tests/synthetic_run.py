@@ -35,6 +35,7 @@ def write(root, layers=4, heads=6, steps=7, articles=8, width=16, neurons=24, te
         run.write_step(step, info, arrays)
     write_evaluation(run, random, tests)
     write_latent_space(run, random, numbers, layers, articles)
+    run.write_json("causal.json", causal_info(layers, heads, articles))
     write_attention_maps(run, layers, heads)
     return run
 
@@ -286,3 +287,82 @@ def write_attention_maps(run: Run, layers: int, heads: int) -> None:
 
 def _quantised(shares) -> np.ndarray:
     return np.rint(255 * np.sqrt(shares)).astype(np.uint8)
+
+
+def _table(key, shape, place=None, value=0.5) -> dict:
+    values = np.random.default_rng(len(shape)).normal(0, 0.02, shape)
+    flag = np.zeros(shape, dtype=bool)
+    if place is not None:
+        values[place], flag[place] = value, True
+    return {
+        key: values.tolist(),
+        "low": (values - 0.05).tolist(),
+        "high": (values + 0.05).tolist(),
+        "flag": flag.tolist(),
+    }
+
+
+def causal_info(layers: int, heads: int, articles: int) -> dict:
+    """What causal.json holds (`summlens.causal`): head (layers - 1, heads - 2) is what every test names."""
+    by_head, by_layer, strong = (layers, heads), (layers,), (layers - 1, max(heads - 2, 0))
+    of_model = lambda value: {  # noqa: E731
+        "heads": _table("mean", by_head, strong, value),
+        "attention": _table("mean", by_layer),
+        "mlp": _table("mean", by_layer),
+    }
+    patched = {
+        "heads": _table("share", by_head, strong, 0.4),
+        "attention": _table("share", by_layer),
+        "mlp": _table("share", by_layer),
+        "residual": _table("share", (layers + 1,), (layers,), 0.9),
+    }
+    moved = np.arange(layers * heads).reshape(by_head) / 10
+    names = ("kl", "entropy_change", "weight_change")
+    row = {"matters": "noising", "value": 0.7, "low": 0.6, "high": 0.8}
+    share = {"share": 0.85, "low": 0.7, "high": 0.95}
+    flags = np.zeros(by_head, dtype=bool)
+    flags[strong] = True
+    return {
+        "exact": True,
+        "articles": articles,
+        "left_out": {},
+        "loss": {"gain": {"mean": 2.0, "low": 1.5, "high": 2.5}},
+        "ablation": {
+            "mean": {"base": of_model(0.1), "fine_tuned": of_model(0.3), "difference": of_model(0.2)},
+            "zero": {"fine_tuned": of_model(0.35)},
+        },
+        "patching": {"noising": patched, "denoising": patched},
+        "attribution_patching": {
+            "noising": {
+                "heads": _table("share", by_head, strong, 0.38),
+                "agreement": {"value": 0.9, "low": 0.8, "high": 0.95},
+            }
+        },
+        "moved_and_matters": {
+            "moved": {name: moved.tolist() for name in names},
+            "correlations": [{"moved": name, **row} for name in names],
+        },
+        "circuit": {
+            "target": 0.8,
+            "heads": [list(strong), [0, 1]],
+            "size": 2,
+            "of": layers * heads,
+            "articles": {"search": 3, "held_out": 3},
+            "all_heads": 1.2,
+            "greedy": share,
+            "by_metric": {"kl": {"share": 0.1, "low": 0.0, "high": 0.2, "in_common": 0}},
+            "random": {"shares": [0.0, 0.1, 0.3], "p_value": 0.04},
+        },
+        "noise_floor": {
+            "heads": {
+                "normalized_entropy": {"flag": flags.tolist(), "flagged": 1, "of": layers * heads},
+                "copy_score": {"flag": flags.tolist(), "flagged": 4, "of": layers * heads},
+            },
+            "layers": {},
+            "neurons": {
+                "flagged": 5 * layers * (layers + 1) // 2,
+                "of": 24 * layers,
+                "by_layer": [5 * (layer + 1) for layer in range(layers)],
+            },
+        },
+    }

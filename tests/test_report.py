@@ -189,6 +189,7 @@ def set_difference(data, other, difference, low, high):
 
 
 def test_answer_quotes_numbers_and_intervals(data):
+    data.causal = None
     said = answer.sentences(data)
     saved = data.evaluation["comparisons"][0]
     interval = f"{saved['difference']:+.1f} [{saved['low']:+.1f}, {saved['high']:+.1f}] points"
@@ -199,6 +200,7 @@ def test_answer_quotes_numbers_and_intervals(data):
 
 
 def test_answer_says_when_there_is_no_difference(data):
+    data.causal = None
     set_difference(data, "zero_shot", 0.3, -1.0, 1.6)
     set_difference(data, "lead3", -5.0, -7.0, -3.0)
     data.last.arrays.update({k: v for k, v in data.first.arrays.items() if k.startswith("attention/")})
@@ -332,6 +334,7 @@ def test_what_is_missing_is_named_with_its_command(tmp_path):
     run = synthetic_run.write(tmp_path, layers=2, heads=2, steps=0)
     (run.metrics / "latent_space.json").unlink()
     (run.metrics / "latent_space.npz").unlink()
+    (run.metrics / "causal.json").unlink()
     data = figures.load(run)
     made = report.Made()
     for entry in figures.CATALOGUE:
@@ -342,7 +345,7 @@ def test_what_is_missing_is_named_with_its_command(tmp_path):
     page = report.html(data, made)
     missing = page[page.index('<section id="missing">') :]
     assert "Logit lens by layer: logit_lens/base/loss is not in latent_space.npz" in missing
-    assert missing.count("<code>python analyze_latent_space.py</code>") == 5  # four figures and the causal tests
+    assert missing.count("<code>python analyze_latent_space.py</code>") == 9  # representations and causes
     assert "Plotly" not in Text(page).words and len(page) < 100_000
 
 

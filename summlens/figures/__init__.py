@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from summlens.figures import heads, latent, over_time, parts, scores
+from summlens.figures import causal, heads, latent, over_time, parts, scores
 from summlens.figures.picture import Picture, save, styled
 from summlens.figures.rundata import Missing, RunData, load
 
@@ -15,6 +15,7 @@ TRAIN, ANALYSE = "python gpt2_summarization.py", "python analyze_latent_space.py
 SECTIONS = {  # key: (title, what the section is about)
     "summaries": ("Summaries", "Are the summaries better, and than what?"),
     "heads": ("Attention heads", "Which heads look elsewhere after fine-tuning, and by how much?"),
+    "causes": ("Causes", "Which parts carry the better summaries, and are they the ones that moved?"),
     "representations": ("Representations", "Where in the model does the picture of an article change?"),
     "parts": ("Activations, neurons, weights", "What moved inside, and where?"),
     "training": ("Training", "Did training go as it should?"),
@@ -42,6 +43,11 @@ CATALOGUE = (
         for key in heads.DRAWN
     ),
     Entry("temporal_metrics", "Attention metrics by layer over the steps", "heads", TRAIN, over_time.temporal_metrics),
+    Entry("causal_moved_and_matters", "What moved against what matters", "causes", ANALYSE, causal.moved_and_matters),
+    Entry("causal_ablation", "Ablation by head", "causes", ANALYSE, causal.ablation),
+    Entry("causal_patching", "Cross-model patching by head and layer", "causes", ANALYSE, causal.patching),
+    Entry("causal_circuit", "The smallest set of heads that matters", "causes", ANALYSE, causal.circuit),
+    Entry("causal_noise_floor", "What rises above noise", "causes", ANALYSE, causal.noise_floor),
     Entry(
         "representation_similarity",
         "RSA and CKA, base against fine-tuned",

@@ -50,8 +50,6 @@ def html(data: RunData, made: Made) -> str:
     chosen = _part(lambda: examples.choose(data), missing, "Examples", TRAIN, [])
     table = _part(lambda: _score_table(data), missing, "Score table", TRAIN, None)
     maps = _part(lambda: explorer.prepare(data), missing, "Head explorer and information flow", ANALYSE, None)
-    if data.causal is None:
-        missing.append(("Causal tests", "there is no causal.json", ANALYSE))
     environment = templates({row.name for row in heads})
     plots = [picture for _, picture in made.pictures if picture.plot is not None]
     return environment.get_template("template.html.j2").render(

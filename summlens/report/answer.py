@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from summlens.figures import causal
 from summlens.figures.heads import BY_KEY
 from summlens.figures.rundata import Missing, RunData, change
 from summlens.figures.scores import main_score, verdict
@@ -10,8 +11,8 @@ NEGLIGIBLE_BITS = 1e-6  # float32 rounding in a divergence of identical rows
 
 
 def sentences(data: RunData) -> list[str]:
-    """About four sentences: are the summaries better, than what, what moved inside, and is that a cause."""
-    written = [*_scores(data), _heads(data), _representations(data), _cause(data)]
+    """A few sentences: are the summaries better, than what, what moved inside, is it noise, and is it a cause."""
+    written = [*_scores(data), _heads(data), _noise(data), _representations(data), *_cause(data)]
     return [sentence for sentence in written if sentence]
 
 
@@ -70,10 +71,90 @@ def _representations(data: RunData) -> str:
     return f"The representation of an article changed most at {place}, where the CKA with base is {interval}."
 
 
-def _cause(data: RunData) -> str:
+def _noise(data: RunData) -> str:
+    floor = (data.causal or {}).get("noise_floor")
+    if not floor:
+        return ""
+    neurons = floor["neurons"]
+    entropy = floor["heads"].get("normalized_entropy")
+    any_head = sum(row["flagged"] for row in floor["heads"].values())
+    if not any_head and not neurons["flagged"]:
+        what = "head and no neuron" if floor["heads"] else "neuron"
+        return f"With false-discovery control and the noise floor, the change is no more than noise: no {what} passes."
+    heads = f"{entropy['flagged']} of {entropy['of']} heads in normalized entropy and " if entropy else ""
+    return (
+        f"Against the noise floor, with false-discovery control, there remain {heads}{neurons['flagged']:,} of "
+        f"{neurons['of']:,} neurons in mean activation."
+    )
+
+
+def _cause(data: RunData) -> list[str]:
     if data.causal is None:
-        return (
+        return [
             "Whether these heads cause the better summaries is not tested in this run: a head that moved is not yet a "
             "head that matters."
+        ]
+    try:
+        gain = data.causal["loss"]["gain"]
+        if not gain["low"] > 0:
+            return [
+                "There is no effect to find causes of: the loss on the probe articles' reference summaries did not "
+                f"fall beyond its interval ({gain['mean']:.3f} [{gain['low']:.3f}, {gain['high']:.3f}] nats a token)."
+            ]
+        if not data.causal["exact"]:
+            return [_estimated(data)]
+        return [sentence for sentence in (_important(data), _ranked(data), _circuit(data)) if sentence]
+    except (KeyError, TypeError, Missing):
+        return ["The causal tests of this run cannot be read: run analyze_latent_space.py again."]
+
+
+def _estimated(data: RunData) -> str:
+    table = causal.part(data, "attribution_patching", "noising", "heads")
+    layer, head = causal.strongest(table, "share")
+    return (
+        f"By a gradient estimate of patching, base's output of head {layer}.{head} costs fine-tuned most, "
+        f"{causal.quoted(table, 'share', (layer, head), 100, 1)} % of its gain; no cause was tested by intervention."
+    )
+
+
+def _important(data: RunData) -> str:
+    ablated = causal.part(data, "ablation", "mean", "fine_tuned", "heads")
+    patched = causal.part(data, "patching", "noising", "heads")
+    total, named = causal.numbers(patched, "share").size, int(np.sum(patched["flag"]))
+    text = "No single head of the fine-tuned model matters beyond chance when it is ablated"
+    if np.any(ablated["flag"]):
+        place = causal.strongest(ablated, "mean")
+        text = (
+            f"The fine-tuned model depends most on head {place[0]}.{place[1]}: without it the loss on the reference "
+            f"summary rises by {causal.quoted(ablated, 'mean', place)} nats a token"
         )
-    return "Causal tests of this run are saved in causal.json; read them before calling any moved head important."
+    if not named:
+        return f"{text}; no single head carries any of the gain beyond chance when base's output is put back."
+    place = causal.strongest(patched, "share")
+    return (
+        f"{text}; of what fine-tuning gained, head {place[0]}.{place[1]} carries most: with base's output in its "
+        f"place {causal.quoted(patched, 'share', place, 100, 1)} % is lost ({named} of {total} heads change it beyond "
+        "chance)."
+    )
+
+
+def _ranked(data: RunData) -> str:
+    if "moved_and_matters" not in data.causal:
+        return ""
+    moved = next((name for name in causal.MOVED if name in data.causal["moved_and_matters"]["moved"]), None)
+    return causal.verdict(causal.correlation(data, moved, "noising"), causal.MOVED[moved][0]) if moved else ""
+
+
+def _circuit(data: RunData) -> str:
+    found = data.causal.get("circuit")
+    if not found:
+        return ""
+    greedy = found["greedy"]
+    interval = f"{100 * greedy['share']:.0f} % [{100 * greedy['low']:.0f}, {100 * greedy['high']:.0f}]"
+    if "random" not in found:
+        return f"All {found['of']} heads are needed to recover what heads recover: no smaller set carries the gain."
+    text = f"{found['size']} of {found['of']} heads recover {interval} of what all heads recover on held-out articles"
+    if found["random"]["p_value"] > 0.05:
+        return f"{text}, no more than random sets of that size do by chance."
+    kl = found["by_metric"].get("kl")
+    return f"{text}; as many heads chosen by attention KL recover {100 * kl['share']:.0f} %." if kl else f"{text}."

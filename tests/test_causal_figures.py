@@ -1,0 +1,171 @@
+"""Figures of the causal tests draw what causal.json says, and the report's answer changes with it."""
+
+import copy
+
+import numpy as np
+import pytest
+import synthetic_run
+from matplotlib.collections import PathCollection, QuadMesh
+
+from summlens import figures
+from summlens.figures import causal
+from summlens.figures.rundata import Missing
+from summlens.report.answer import sentences
+
+LAYERS, HEADS, ARTICLES = 3, 5, 6
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory):
+    run = synthetic_run.write(tmp_path_factory.mktemp("run"), LAYERS, HEADS, steps=3, articles=ARTICLES)
+    return figures.load(run)
+
+
+@pytest.fixture
+def data(loaded):
+    data = copy.copy(loaded)
+    data.causal = copy.deepcopy(loaded.causal)
+    return data
+
+
+@pytest.fixture(autouse=True)
+def style():
+    with figures.styled():
+        yield
+
+
+def drawn(axes) -> list[np.ndarray]:
+    """Every mesh of cells in a panel, NaN where it is blank."""
+    found = [artist for artist in axes.collections if isinstance(artist, QuadMesh)]
+    return [np.ma.filled(mesh.get_array().astype(float), np.nan).reshape(LAYERS, HEADS) for mesh in found]
+
+
+def points(axes) -> np.ndarray:
+    (scatter,) = (artist for artist in axes.collections if isinstance(artist, PathCollection))
+    return np.asarray(scatter.get_offsets())
+
+
+def test_ablation_draws_the_rises_and_greys_what_is_not_named(data):
+    picture = causal.ablation(data)
+    for axes, name in zip(picture.figure.axes, ("base", "fine_tuned", "difference"), strict=False):
+        rises, grey = drawn(axes)
+        expected = data.causal["ablation"]["mean"][name]["heads"]
+        np.testing.assert_allclose(rises, expected["mean"])
+        np.testing.assert_array_equal(np.isfinite(grey), ~np.array(expected["flag"]))
+    assert "without head 2.3: 0.300 [0.250, 0.350] nats" in picture.finding and "1 of 15 heads" in picture.finding
+    assert "head 2.3 leads (0.350" in picture.reading
+    heads = data.causal["ablation"]["mean"]["fine_tuned"]["heads"]
+    heads["flag"] = np.zeros((LAYERS, HEADS), dtype=bool).tolist()
+    assert causal.ablation(data).finding.startswith("No single head of the fine-tuned model matters beyond chance")
+
+
+def test_patching_draws_heads_above_layers(data):
+    picture = causal.patching(data)
+    top_left, top_right, bottom_left, _ = picture.figure.axes[:4]
+    shares = 100 * np.array(data.causal["patching"]["noising"]["heads"]["share"])
+    np.testing.assert_allclose(drawn(top_left)[0], shares)
+    np.testing.assert_allclose(drawn(top_right)[0], shares)
+    lines = {one.get_label(): one.get_ydata() for one in bottom_left.get_lines()}
+    np.testing.assert_allclose(
+        lines["residual stream"], 100 * np.array(data.causal["patching"]["noising"]["residual"]["share"])
+    )
+    assert len(lines["MLP"]) == LAYERS
+    assert "With base's head 2.3 fine-tuned loses 40.0 [35.0, 45.0] % of its gain" in picture.finding
+    assert "ρ = 0.90 [0.80, 0.95]" in picture.reading
+
+
+def test_scatter_has_every_head_at_its_place(data):
+    picture = causal.moved_and_matters(data)
+    moved = np.array(data.causal["moved_and_matters"]["moved"]["kl"])
+    shares = 100 * np.array(data.causal["patching"]["noising"]["heads"]["share"])
+    np.testing.assert_allclose(points(picture.figure.axes[0]), np.stack([moved.ravel(), shares.ravel()], axis=1))
+    assert "2.3" in {text.get_text() for text in picture.figure.axes[0].texts}
+    assert "2.4" in {text.get_text() for text in picture.figure.axes[0].texts}  # moved most
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "high", "words"),
+    [
+        (0.8, 0.6, 0.9, "are closely those that matter most"),
+        (0.6, 0.2, 0.8, "are roughly those"),
+        (0.3, 0.1, 0.5, "are only loosely those"),
+        (0.3, -0.1, 0.5, "no more than noise"),
+        (-0.5, -0.7, -0.1, "matter less than the others"),
+        (0.9, None, None, "no more than noise"),
+        (None, None, None, "could not be ranked"),
+    ],
+)
+def test_the_verdict_on_moving_and_mattering_follows_the_interval(value, low, high, words):
+    assert words in causal.verdict({"value": value, "low": low, "high": high}, "Attention KL from base")
+
+
+def test_circuit_and_noise_floor_draw_their_numbers(data):
+    picture = causal.circuit(data)
+    dots = [line for line in picture.figure.axes[0].get_lines() if line.get_marker() == "o"]
+    assert [line.get_xdata()[0] for line in dots] == [85, 10]
+    (random,) = (line for line in picture.figure.axes[0].get_lines() if line.get_marker() == "|")
+    np.testing.assert_allclose(random.get_xdata(), [0, 10, 30])
+    assert "2 of 15 heads (2.3, 0.1) recover 85 % [70, 95]" in picture.finding
+    assert "3 random sets of that size recover 10 % at the median" in picture.finding
+
+    picture = causal.noise_floor(data)
+    left, right = picture.figure.axes
+    assert [round(bar.get_width(), 1) for bar in left.patches] == [26.7, 6.7]
+    assert [bar.get_height() for bar in right.patches] == [5, 10, 15]
+    assert picture.finding.startswith("Copy score changed beyond the noise floor in 4 of 15 heads")
+    for row in data.causal["noise_floor"]["heads"].values():
+        row["flagged"] = 0
+    assert causal.noise_floor(data).finding.startswith("No head changed beyond the noise floor")
+
+
+def test_what_a_run_left_out_is_missing_with_its_own_reason(data):
+    del data.causal["circuit"]
+    data.causal["left_out"]["circuit"] = "restoring all heads recovers nothing"
+    with pytest.raises(Missing, match="restoring all heads recovers nothing"):
+        causal.circuit(data)
+    data.causal = None
+    for entry in figures.CATALOGUE:
+        if entry.section == "causes":
+            with pytest.raises(Missing, match="no causal.json"):
+                entry.draw(data)
+
+
+def test_the_answer_quotes_the_causal_tests(data):
+    text = " ".join(sentences(data))
+    assert "1 of 15 heads in normalized entropy and 30 of 72 neurons" in text
+    assert "depends most on head 2.3: without it the loss on the reference summary rises by 0.300" in text
+    assert "head 2.3 carries most: with base's output in its place 40.0 [35.0, 45.0] % is lost" in text
+    assert "are closely those that matter most (ρ = 0.70 [0.60, 0.80])" in text
+    assert "2 of 15 heads recover 85 % [70, 95]" in text and "attention KL recover 10 %" in text
+
+
+def test_the_answer_says_when_it_is_no_more_than_noise(data):
+    for row in data.causal["noise_floor"]["heads"].values():
+        row["flagged"] = 0
+    data.causal["noise_floor"]["neurons"]["flagged"] = 0
+    nothing = np.zeros((LAYERS, HEADS), dtype=bool).tolist()
+    data.causal["ablation"]["mean"]["fine_tuned"]["heads"]["flag"] = nothing
+    data.causal["patching"]["noising"]["heads"]["flag"] = nothing
+    for row in data.causal["moved_and_matters"]["correlations"]:
+        row["low"] = -0.2
+    data.causal["circuit"]["random"]["p_value"] = 0.5
+    text = " ".join(sentences(data))
+    assert "the change is no more than noise: no head and no neuron passes" in text
+    assert "No single head of the fine-tuned model matters beyond chance when it is ablated; no single head" in text
+    assert "Moving is no sign of mattering" in text
+    assert "no more than random sets of that size do by chance" in text
+    assert "carries most" not in text and "depends most" not in text
+
+    data.causal["loss"]["gain"]["low"] = -0.1
+    assert "There is no effect to find causes of" in " ".join(sentences(data))
+
+
+def test_the_answer_calls_an_estimate_an_estimate(data):
+    data.causal["exact"] = False
+    for test in ("ablation", "patching", "circuit", "moved_and_matters"):
+        del data.causal[test]
+    text = " ".join(sentences(data))
+    assert "By a gradient estimate of patching, base's output of head 2.3 costs fine-tuned most, 38.0" in text
+    assert "no cause was tested by intervention" in text
+    data.causal = {"schema_version": 1}
+    assert "cannot be read" in sentences(data)[-1]
