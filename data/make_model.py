@@ -87,12 +87,10 @@ def make_optimizer(model: GPT2LMHeadModel, learning_rate: float) -> torch.optim.
     return torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.98))
 
 
-def rate_at(step: int, steps: int, warmup: int) -> float:
-    """The share of the peak learning rate at a step: linear warm-up, flat, linear decay to a tenth from 60 % on."""
-    decay_from = 0.6 * steps
-    if step < decay_from:
-        return min(1.0, (step + 1) / warmup)
-    return max(0.1, 1 - (step - decay_from) / (steps - decay_from)) * min(1.0, (step + 1) / warmup)
+def rate_at(step: int, warmup: int, decay_from: int, decay_to: int) -> float:
+    """The share of the peak learning rate at a step: linear warm-up, flat, linear decay to a tenth."""
+    decayed = 1 - max(0, step - decay_from) / (decay_to - decay_from)
+    return min(1.0, (step + 1) / warmup) * max(0.1, decayed)
 
 
 @torch.no_grad()
@@ -189,7 +187,7 @@ def pretrain(args: argparse.Namespace, tokenizer: PreTrainedTokenizerFast) -> GP
     began, seen, recent = time.time(), 0, []
     for step in range(args.steps):
         for group in optimizer.param_groups:
-            group["lr"] = args.learning_rate * rate_at(step, args.steps, args.warmup)
+            group["lr"] = args.learning_rate * rate_at(step, args.warmup, *args.decay)
         batch = next(stream)
         # A random start lets every position learn, though most documents are short.
         start = torch.randint(0, WINDOW - batch.shape[1] + 1, ()).item() if step % 2 else 0
@@ -219,10 +217,13 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "model", help="folder to write")
     parser.add_argument("--seed", type=int, default=SEED, help="seed of the articles and their order")
     parser.add_argument("--vocabulary", type=int, default=2560, help="tokens in the vocabulary")
-    parser.add_argument("--steps", type=int, default=2400, help="optimiser steps")
+    parser.add_argument("--steps", type=int, default=2000, help="optimiser steps")
     parser.add_argument("--batch-tokens", type=int, default=2048, help="tokens a step, about")
     parser.add_argument("--learning-rate", type=float, default=2e-3, help="peak learning rate")
     parser.add_argument("--warmup", type=int, default=100, help="steps of linear warm-up")
+    parser.add_argument(
+        "--decay", type=int, nargs=2, default=(1440, 2400), help="steps where the decay begins and reaches a tenth"
+    )
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
     parser.add_argument("--save-every", type=int, default=0, help="also save every so many steps (0: only at the end)")
     args = parser.parse_args()

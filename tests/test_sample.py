@@ -53,7 +53,7 @@ def test_many_kinds_of_event(splits):
 
 def test_article_has_4_to_20_sentences(rows):
     counts = [len(sentences(row["article"])) for row in rows]
-    assert 4 <= min(counts) and max(counts) <= 20
+    assert min(counts) >= 4 and max(counts) <= 20
     assert 8 <= sum(counts) / len(counts) <= 11
 
 
@@ -77,9 +77,7 @@ def test_facts_are_first_mentions_in_the_article(rows):
 
 def test_no_template_is_left_in_the_text(rows):
     for row in rows:
-        assert not re.search(
-            r"[\[\]{}|]|  |\ba [aeio]\w|\ban (?!hour)[^aeiou18]", row["article"] + row["highlights"]
-        )
+        assert not re.search(r"[\[\]{}|]|  |\ba [aeio]\w|\ban (?!hour)[^aeiou18]", row["article"] + row["highlights"])
 
 
 def test_lead_3_misses_most_facts(rows):
@@ -131,3 +129,21 @@ def test_model_is_a_gpt2_with_the_tokenizers_vocabulary(tokenizer):
     assert model.config.eos_token_id == tokenizer.eos_token_id
     ids = torch.tensor([tokenizer("The president announced a new policy on climate change.")["input_ids"]])
     assert model(ids, labels=ids).loss < 6.0
+
+
+def test_the_model_copies(tokenizer, rows):
+    """Given an article twice, the second copy is far easier: without working induction heads it is not."""
+    import torch
+    from torch.nn.functional import cross_entropy
+    from transformers import GPT2LMHeadModel
+
+    model = GPT2LMHeadModel.from_pretrained(MODEL, local_files_only=True, dtype=torch.float32).eval()
+    first, second = [], []
+    for row in rows[-20:]:
+        once = tokenizer(row["article"])["input_ids"][:240]
+        ids = torch.tensor([tokenizer.eos_token_id, *once, *tokenizer("\n\n")["input_ids"], *once])
+        with torch.no_grad():
+            losses = cross_entropy(model(ids[None]).logits[0, :-1], ids[1:], reduction="none")
+        first.append(losses[: len(once)].mean())
+        second.append(losses[-len(once) + 5 :].mean())
+    assert sum(second) < 0.6 * sum(first)
