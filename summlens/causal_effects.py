@@ -51,7 +51,7 @@ def measure(base: nn.Module, fine_tuned: nn.Module, examples: Sequence[Example],
     subjects = dict(zip(MODELS, (Subject(base), Subject(fine_tuned)), strict=True))
     collected = _Collected(len(examples))
     with evaluating(base, fine_tuned):
-        means = {name: _means(subject, examples) for name, subject in subjects.items()} if exact else {}
+        means = {name: site_means(subject, examples) for name, subject in subjects.items()} if exact else {}
         parts = list(chunks(subjects["base"], examples, range(len(examples))))
         for batch in tqdm(parts, desc="interventions", unit="batch", leave=False):
             recorded = {name: subject.record(batch) for name, subject in subjects.items()}
@@ -103,7 +103,7 @@ class _Collected:
         return keep
 
 
-def _means(subject: Subject, examples: Sequence[Example]) -> dict[str, list[Tensor]]:
+def site_means(subject: Subject, examples: Sequence[Example]) -> dict[str, list[Tensor]]:
     """{heads: [(H * d,)], attention: [(D,)], mlp: [(D,)]} by layer: means over all real positions of the probe set."""
     sums: dict[str, list[Tensor | float]] = {site: [0.0] * subject.found.layers for site in ("heads", *PARTS)}
     count = 0

@@ -1,0 +1,84 @@
+"""Seconds for head ablation, and for all causal tests, over 32 articles: the bundled model against itself moved.
+
+python benchmarks/causal.py [--shape gpt2] [--articles 32]          (last line JSON)
+
+--shape gpt2 takes a random model of GPT-2's shape (12 layers, 12 heads, width 768) and articles of 1,024 tokens, on the
+accelerator where there is one: the time does not depend on what the weights are.
+"""
+
+import argparse
+import copy
+import json
+import sys
+import time
+from pathlib import Path
+
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from summlens import causal, causal_effects, models
+from summlens.architecture import evaluating
+from summlens.causal_forward import Edit, Subject
+from summlens.config import PROJECT
+from summlens.data import Example
+
+
+def ablate_heads(pair, examples):
+    """Mean ablation of every head of both models: the means, then a pass for each head."""
+    for model in pair:
+        subject = Subject(model)
+        means = causal_effects.site_means(subject, examples)["heads"]
+        for batch in causal_effects.chunks(subject, examples, range(len(examples))):
+            recorded = subject.record(batch)
+            for layer in range(subject.found.layers):
+                for head in range(subject.found.heads):
+                    value = subject.contribution(means[layer], layer, head)
+                    subject.loss(batch, recorded, [Edit("head", layer, value, head)]).cpu()
+
+
+def seconds(function, *arguments):
+    wall, cpu = time.perf_counter(), time.process_time()
+    function(*arguments)
+    return {
+        "seconds": round(time.perf_counter() - wall, 1),
+        "cpu_seconds": round(time.process_time() - cpu, 1),
+    }
+
+
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser.add_argument("--shape", choices=("demo", "gpt2"), default="demo")
+parser.add_argument("--articles", type=int, default=32)
+options = parser.parse_args()
+torch.manual_seed(0)
+base = models.load_model(str(PROJECT / "data/model")) if options.shape == "demo" else GPT2LMHeadModel(GPT2Config())
+fine_tuned = copy.deepcopy(base)
+with torch.no_grad():
+    for parameter in fine_tuned.parameters():
+        parameter.add_(0.01 * torch.randn_like(parameter))
+length, target = (180, 50) if options.shape == "demo" else (1024, 80)  # tokens an article, of which summary
+generator = torch.Generator().manual_seed(0)
+examples = []
+for index in range(options.articles):
+    ids = torch.randint(1, base.config.vocab_size, (length - index % 16,), generator=generator).tolist()
+    examples.append(Example(str(index), tuple(ids), len(ids) - target, 0, len(ids) - target))
+pair = tuple(model.eval().to(models.device()) for model in (base, fine_tuned))
+for model in pair:
+    causal.fuse_gelu(model)
+with torch.no_grad(), evaluating(*pair):
+    heads = seconds(ablate_heads, pair, examples)
+print(
+    json.dumps(
+        {
+            "shape": options.shape,
+            "articles": options.articles,
+            "tokens": sum(len(example.input_ids) for example in examples),
+            "device": str(models.device()),
+            "threads": torch.get_num_threads(),
+            "head_ablation_both_models": heads,
+            "all_causal_tests": seconds(causal.analyze, *pair, examples),
+            "estimated_seconds": round(causal.seconds(base, examples), 1),
+        }
+    )
+)
