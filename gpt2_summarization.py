@@ -13,12 +13,16 @@ if __name__ == "__main__":
         config, options = parse_command_line(description=__doc__, processes=processes.world())
 
         # Only now what takes seconds to import: --help and a wrong option are answered at once.
-        from summlens import comparison, console, experiment, training
+        from summlens import comparison, console, estimate, experiment, training
 
         console.start_logging()
         processes.start()
         if options.summarize:
             print(comparison.summarize_file(options.summarize, config))
+            raise SystemExit
+
+        if options.estimate:
+            print(estimate.report(config, options.speed))
             raise SystemExit
 
         experiment.announce(config)

@@ -145,6 +145,8 @@ class Options:
 
     resume: bool = False
     summarize: str | None = None
+    estimate: bool = False
+    speed: float | None = None  # TFLOP/s a device, for the estimate
 
 
 def parse_command_line(
@@ -165,6 +167,14 @@ def parse_command_line(
     parser.add_argument(
         "--summarize", metavar="FILE", help="only summarise the text in FILE (- = standard input) and print it"
     )
+    parser.add_argument(
+        "--estimate", action="store_true", help="only say what the run would take: tokens, memory, time, disk"
+    )
+    parser.add_argument(
+        "--speed", type=float, metavar="TFLOPS",
+        help="with --estimate: the training speed of a GPU in TFLOP/s, such as 400 for an H100 in bf16 "
+        "(default: measured on this machine)",
+    )  # fmt: skip
     demo = preset("demo")
     for field in dataclasses.fields(Config):
         if field.name == "preset":
@@ -180,7 +190,9 @@ def parse_command_line(
             options |= {"choices": field.metadata["choices"], "metavar": None}
         parser.add_argument(option(field.name), default=None, **options)
     given = vars(parser.parse_args(arguments))
-    options = Options(resume=given.pop("resume"), summarize=given.pop("summarize"))
+    options = Options(**{field.name: given.pop(field.name) for field in dataclasses.fields(Options)})
+    if options.speed is not None and not (options.estimate and options.speed > 0):
+        raise UserError("--speed is for --estimate, and above zero")
     config = preset(given.pop("preset"), **{name: value for name, value in given.items() if value is not None})
     check(config, processes)
     return config, options

@@ -5,6 +5,7 @@ import json
 import logging
 import shutil
 import signal
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -17,7 +18,7 @@ from summlens.capture import capture, gradient_norms, weight_change
 from summlens.config import Config
 from summlens.data import IGNORED, ByLength, Example, collate
 from summlens.errors import UserError
-from summlens.experiment import Experiment
+from summlens.experiment import Experiment, lengths
 from summlens.tensorboard import TensorBoard
 
 log = logging.getLogger(__name__)
@@ -70,6 +71,7 @@ def fine_tune(study: Experiment, resume: bool = False, sample_summaries=None):
         if board:
             board.close()
     if preemption.came:
+        processes.wait()  # a launcher ends all at the first that ends: the checkpoint must be sealed
         log.warning("stopped by SIGTERM at step %d: --resume continues from there", trainer.state.global_step)
         raise SystemExit(128 + signal.SIGTERM)
     return model.eval()
@@ -125,15 +127,15 @@ class SummaryTrainer(Trainer):
     """
 
     def __init__(self, **options):
-        options["train_dataset"] = [*options["train_dataset"], NOTHING]
+        self.lengths = lengths(options["train_dataset"])
+        options["train_dataset"] = _WithNothing(options["train_dataset"])
         super().__init__(**options)
         self.model_accepts_loss_kwargs = True  # the loss is the mean over all target tokens of an optimiser step
         self.label_names = ["labels"]
 
     def _get_train_sampler(self, train_dataset=None) -> ByLength:
-        lengths = [len(example.input_ids) for example in self.train_dataset[:-1]]
         at_once = self.args.per_device_train_batch_size * self.args.world_size
-        sampler = _Filled(lengths, at_once * self.args.gradient_accumulation_steps, self.args.seed)
+        sampler = _Filled(self.lengths, at_once * self.args.gradient_accumulation_steps, self.args.seed)
         if self.args.world_size > 1:
             sampler.multiple = at_once
         self.add_callback(_TellEpoch(sampler))
@@ -141,10 +143,12 @@ class SummaryTrainer(Trainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         targets = torch.nn.functional.pad(inputs["labels"], (0, 1), value=IGNORED)[:, 1:]  # of query t: token t + 1
-        queries = (targets != IGNORED).any(dim=0).nonzero().squeeze(1)
-        kept = targets[:, queries]
-        narrowed = {"input_ids": inputs["input_ids"], "labels": kept, "shift_labels": kept, "logits_to_keep": queries}
-        return super().compute_loss(model, narrowed, return_outputs, num_items_in_batch)
+        wanted = targets != IGNORED
+        columns = wanted.any(dim=0).nonzero().squeeze(1)
+        kept = targets[wanted]
+        narrowed = {"input_ids": inputs["input_ids"], "labels": kept, "shift_labels": kept, "logits_to_keep": columns}
+        with _unembedding_only(self.model, wanted[:, columns]):
+            return super().compute_loss(model, narrowed, return_outputs, num_items_in_batch)
 
     @torch.no_grad()
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
@@ -154,13 +158,15 @@ class SummaryTrainer(Trainer):
         sharded model needs them all.
         """
         model = self.model.eval()
-        examples = sorted(self.eval_dataset, key=lambda example: len(example.input_ids))
+        order = lengths(self.eval_dataset).argsort(kind="stable")
         size, world = self.args.per_device_eval_batch_size, self.args.world_size
-        batches = [examples[start : start + size] for start in range(0, len(examples), size)]
+        batches = [order[start : start + size] for start in range(0, len(order), size)]
         total, count = 0.0, 0
         for turn in range(0, len(batches), world):
             own = turn + self.args.process_index
-            batch = self._prepare_inputs(collate(batches[min(own, len(batches) - 1)]))
+            batch = self._prepare_inputs(
+                collate([self.eval_dataset[index] for index in batches[min(own, len(batches) - 1)]])
+            )
             tokens = int((batch["labels"] != IGNORED).sum())
             with self.compute_loss_context_manager():
                 loss = float(self.compute_loss(model, batch, num_items_in_batch=torch.tensor(1)))
@@ -174,7 +180,34 @@ class SummaryTrainer(Trainer):
         return metrics
 
 
+@contextmanager
+def _unembedding_only(model, wanted: torch.Tensor):
+    """Within, the model makes the logits (n, V) of the n positions that `wanted` (B, Q) names, of Q kept ones a row."""
+
+    def select(module, inputs):
+        return (inputs[0][wanted],)
+
+    hook = model.get_output_embeddings().register_forward_pre_hook(select)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
 NOTHING = Example("", (0,), 1, 0, 0)  # one token and no target: it adds nothing to loss, gradient and token count
+
+
+class _WithNothing(torch.utils.data.Dataset):
+    """The articles, and NOTHING at the index behind the last."""
+
+    def __init__(self, articles):
+        self.articles = articles
+
+    def __len__(self) -> int:
+        return len(self.articles) + 1
+
+    def __getitem__(self, index: int) -> Example:
+        return self.articles[index] if index < len(self.articles) else NOTHING
 
 
 class _Filled(ByLength):

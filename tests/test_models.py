@@ -24,6 +24,22 @@ def test_the_bundled_model_loads_in_float32_and_eval_mode():
     assert tokenizer.decode(tokenizer("It’s 5½ – “£3m”\nnaïve 👍")["input_ids"]) == "It’s 5½ – “£3m”\nnaïve 👍"
 
 
+def test_the_fused_activation_is_gpt2s_own(tmp_path):
+    """In values and in gradients; what is saved again names the model's own function."""
+    torch.manual_seed(0)
+    own = tiny_gpt2(n_layer=2, initializer_range=0.5).eval()
+    own.save_pretrained(tmp_path)
+    loaded = models.load_model(str(tmp_path))
+    assert [type(block.mlp.act) for block in loaded.transformer.h] == [torch.nn.GELU] * 2
+    ids = torch.arange(24).reshape(2, 12)
+    for model in (own, loaded):
+        model(input_ids=ids, labels=ids).loss.backward()
+    torch.testing.assert_close(loaded(input_ids=ids).logits, own(input_ids=ids).logits, rtol=1e-4, atol=1e-5)
+    for (name, mine), other in zip(loaded.named_parameters(), own.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, other.grad, rtol=1e-3, atol=1e-5, msg=name)
+    assert loaded.config.activation_function == "gelu_new"
+
+
 def test_an_encoder_decoder_model_is_refused(tmp_path):
     config = T5Config(vocab_size=20, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)
     T5ForConditionalGeneration(config).save_pretrained(tmp_path)

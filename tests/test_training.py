@@ -7,7 +7,9 @@ import signal
 
 import numpy as np
 import pytest
+import tiny
 import torch
+from tiny import tiny_examples, tiny_model
 from torch.nn.functional import cross_entropy
 from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -73,6 +75,28 @@ def test_the_loss_is_the_mean_over_summary_tokens_and_end_of_text(study):
     count = sum(len(one.queries) for one in batch)
     loss = trainer.compute_loss(study.base, data.collate(batch), num_items_in_batch=torch.tensor(count))
     assert loss.item() == pytest.approx(slow_loss(study.base, batch).item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "gpt_neox", "llama"])
+def test_loss_and_gradients_of_a_padded_batch_are_those_of_its_articles_alone(study, kind):
+    """Padding, batches and the logits that are left out change nothing; no logits but the targets' are made."""
+    model = tiny_model(kind).eval()
+    examples = [tiny_examples()[index] for index in (1, 0, 2)]
+    loss = slow_loss(model, examples)
+    loss.backward()
+    expected = [parameter.grad.clone() for parameter in model.parameters()]
+    model.zero_grad()
+
+    made = []
+    model.get_output_embeddings().register_forward_hook(lambda module, inputs, logits: made.append(logits.shape))
+    trainer = make_trainer(study, model)
+    count = sum(len(one.queries) for one in examples)
+    mine = trainer.compute_loss(model, data.collate(examples), num_items_in_batch=torch.tensor(count))
+    mine.backward()
+    assert made == [(count, tiny.VOCABULARY)]
+    assert mine.item() == pytest.approx(loss.item(), rel=1e-5)
+    for (name, parameter), reference in zip(model.named_parameters(), expected, strict=True):
+        torch.testing.assert_close(parameter.grad, reference, rtol=1e-3, atol=1e-5, msg=name)
 
 
 def test_the_validation_loss_weighs_every_token_alike(study):

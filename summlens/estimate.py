@@ -1,0 +1,218 @@
+"""What a run will take, from the model's shape alone: parameters, tokens, memory, time and disk. No weight is loaded.
+
+With P parameters, L layers, width D, N MLP hidden neurons, V vocabulary, and articles of T tokens, S of them targets:
+
+operations  forward and backward, 6 a weight and token (Kaplan et al. 2020, section 2.1): 6 (P_blocks T + V D S),
+            because the unembedding is applied to targets only; and causal attention, 6 L D T^2: half of the 12 L D T^2
+            of Chowdhery et al. 2022 (PaLM), appendix B. Padding and recomputation are not counted.
+memory      weights 4 P, gradients 4 P, AdamW's two moments 8 P, the base model for captures 4 P, the 16-bit copies
+            that autocast keeps 2 P, and what the backward pass needs of the forward pass, in bytes a token and layer:
+            32 D + 8 N in float32 and 20 D + 4 N in 16 bits for a GPT-2 block, 40 D + 16 N and 34 D + 8 N for one with a
+            gated MLP, and 2 D of dropout masks (counted from the tensors that PyTorch saves, with attention that keeps
+            no maps). With gradient checkpointing 4 D, and one layer in full. Logits take 14 V a target position: in 16
+            bits, in float32, their softmax, and its gradient. A batch is as long as the window.
+disk        two checkpoints of 12 P, the final model 4 P, and the captures.
+"""
+
+import copy
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedConfig
+
+from summlens import data, models, processes
+from summlens.capture import architecture
+from summlens.config import Config
+from summlens.experiment import duration, optimiser_steps
+from summlens.metrics.attention import metric_names
+
+# CNN/DailyMail 3.0.0: articles a split, and the means of GPT-2's tokenizer in a window of 1,024 tokens.
+_KNOWN = {"abisee/cnn_dailymail": ({"train": 287_113, "validation": 13_368, "test": 11_490}, 848, 70)}
+_STORED = 4  # bytes a captured float: measured numbers hardly compress
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What the formulas need of a model; parameters in numbers, `dropout` whether it has any."""
+
+    parameters: int
+    in_blocks: int
+    layers: int
+    heads: int
+    width: int
+    neurons: int
+    vocabulary: int
+    gated: bool
+    dropout: bool
+    window: int
+
+
+def shape_of(config: PreTrainedConfig) -> Shape:
+    """A model's shape from its configuration: the model is built without memory for its weights."""
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    found = architecture(model)
+    dropout = any(isinstance(module, torch.nn.Dropout) and module.p for module in model.modules())
+    return Shape(
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        in_blocks=sum(p.numel() for name, p in model.named_parameters() if found.layer_of(name) is not None),
+        layers=found.layers,
+        heads=found.heads,
+        width=found.width,
+        neurons=found.neurons,
+        vocabulary=found.vocabulary,
+        gated=any("gate" in name for name, _ in model.named_parameters()),
+        dropout=dropout,
+        window=models.window(model),
+    )
+
+
+def operations(shape: Shape, lengths: Sequence[int], targets: float) -> float:
+    """Floating-point operations of forward and backward over articles of these lengths, with mean `targets` each."""
+    tokens, squares = sum(lengths), sum(length**2 for length in lengths)
+    unembedding = shape.vocabulary * shape.width * targets * len(lengths)
+    return 6.0 * (shape.in_blocks * tokens + unembedding + shape.layers * shape.width * squares)
+
+
+def activations(shape: Shape, tokens: int, checkpointing: bool, half: bool) -> float:
+    """Bytes that the backward pass needs of a forward pass over `tokens` tokens, without the logits."""
+    plain, gated = ((20, 4), (34, 8)) if half else ((32, 8), (40, 16))
+    by_width, by_neuron = gated if shape.gated else plain
+    layer = (by_width + 2 * shape.dropout) * shape.width + by_neuron * shape.neurons
+    if checkpointing:
+        return tokens * (shape.layers * 4 * shape.width + layer)
+    return tokens * shape.layers * layer
+
+
+def memory(shape: Shape, config: Config, targets: float, half: bool) -> dict[str, float]:
+    """Bytes on one device while training, by what takes them."""
+    tokens = config.batch_size * (config.window or shape.window)
+    size = shape.parameters
+    return {
+        "weights": 4.0 * size,
+        "gradients": 4.0 * size,
+        "optimiser": 8.0 * size,
+        "base model": 4.0 * size,
+        "16-bit copies": 2.0 * size * half,
+        "activations": activations(shape, tokens, config.gradient_checkpointing, half),
+        "logits": 14.0 * shape.vocabulary * targets * config.batch_size,
+    }
+
+
+def capture_bytes(shape: Shape, articles: int) -> float:
+    """What one captured step takes on the disk (summlens.artifacts: step_NNNNNN.npz), compressed."""
+    heads, width = shape.layers * shape.heads, (shape.layers + 1) * shape.width
+    by_article = 2 * (len(metric_names(True)) + 1) * heads + 2 * 2 * (4 * shape.layers + 1) + width + 1
+    return _STORED * (articles * by_article + 4 * shape.layers * shape.neurons + 8 * heads)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What `of` found; memory and disk in bytes, time in seconds, `tokens` those of one epoch."""
+
+    shape: Shape
+    articles: int
+    tokens: float
+    steps: int
+    operations: float
+    memory: dict[str, float]
+    seconds: float
+    disk: dict[str, float]
+
+
+def of(
+    config: Config, shape: Shape, articles: dict[str, int], length: float, targets: float, speed: float, half: bool
+) -> Estimate:
+    """The estimate for splits of so many articles, of mean `length` and `targets` tokens; `speed` in operations/s.
+
+    Time is that of training, validation and capture (a forward pass is a third of a training pass; a capture runs two
+    models over the probe set); the test summaries come on top.
+    """
+    wanted = {"train": config.train_articles, "validation": config.validation_articles}
+    train, validation = (min(wanted[split] or articles[split], articles[split]) for split in wanted)
+    steps = optimiser_steps(config, train)
+    one = operations(shape, [length], targets)
+    trained = one * steps * config.effective_batch
+    looked = (2 + steps // config.evaluation_steps) * validation * one / 3
+    captures = 2 + steps // config.capture_steps
+    alone = captures * config.probe_articles * 2 * one / 3
+    return Estimate(
+        shape=shape,
+        articles=train,
+        tokens=train * length,
+        steps=steps,
+        operations=trained,
+        memory=memory(shape, config, targets, half),
+        seconds=((trained + looked) / processes.world() + alone) / speed,
+        disk={
+            "checkpoints": 2 * 12.0 * shape.parameters,
+            "model": 4.0 * shape.parameters,
+            "captures": captures * capture_bytes(shape, config.probe_articles),
+        },
+    )
+
+
+def report(config: Config, speed: float | None) -> str:
+    """The estimate of a configuration as text. `speed` in TFLOP/s a device; measured on this one where it is None.
+
+    Raises UserError where the model's configuration or the data cannot be read.
+    """
+    name = config.resolve(config.model)
+    model_config = models.load_config(name)
+    shape = shape_of(model_config)
+    if config.dataset in _KNOWN:
+        articles, length, targets = _KNOWN[config.dataset]
+        length = min(length, config.window or shape.window)
+    else:
+        splits = data.load_articles(config)
+        encoder = data.Encoder(models.load_tokenizer(name), config.template, config.window or shape.window)
+        examples = data.encode(splits["train"], encoder, "training")
+        articles = {split: len(rows) for split, rows in splits.items()}
+        length = float(examples.lengths.mean())
+        targets = sum(len(one.queries) for one in examples) / len(examples)
+    device = models.device()
+    given = speed is not None  # the speed of a GPU, which trains in 16 bits
+    half = config.precision != "fp32" if given else models.training_dtype(config.precision, device) != torch.float32
+    speed = speed if given else measured_speed(model_config, config, round(length), round(targets)) / 1e12
+    found = of(config, shape, articles, length, targets, speed * 1e12, half)
+    source = "given" if given else "measured here on one block of random weights"
+    gib = {part: f"{part} {size / GIB:.2f}" for part, size in (found.memory | found.disk).items()}
+    lines = [
+        f"model      {config.model}: {shape.parameters / 1e6:,.1f} million parameters, {shape.layers} layers of "
+        f"{shape.heads} heads, width {shape.width:,}, window {config.window or shape.window:,} tokens",
+        f"data       {found.articles:,} training articles, {found.tokens / 1e6:,.1f} million tokens an epoch "
+        f"({length:,.0f} an article, {targets:.0f} of them summary)",
+        f"training   {found.steps:,} steps of {config.effective_batch} articles, {found.operations:.2e} operations",
+        f"memory     {sum(found.memory.values()) / GIB:.1f} GiB in {'16-bit' if half else '32-bit'} arithmetic at "
+        f"--batch-size {config.batch_size} ({', '.join(gib[part] for part in found.memory)})",
+        f"time       {duration(found.seconds)} at {speed:.3g} TFLOP/s ({source}), without the test summaries",
+        f"disk       {sum(found.disk.values()) / GIB:.1f} GiB ({', '.join(gib[part] for part in found.disk)})",
+    ]
+    return "\n".join(lines)
+
+
+def measured_speed(model_config: PreTrainedConfig, config: Config, length: int, targets: int) -> float:
+    """Operations a second of training passes over one block of this model's shape with random weights, here."""
+    one = copy.deepcopy(model_config)
+    one.num_hidden_layers = 1
+    if getattr(one, "layer_types", None):
+        one.layer_types = one.layer_types[:1]
+    device = models.device()
+    dtype = models.training_dtype(config.precision, device)
+    model = AutoModelForCausalLM.from_config(one).to(device).train()
+    ids = torch.randint(model.get_input_embeddings().num_embeddings, (config.batch_size, length), device=device)
+    kept = torch.arange(length - targets, length, device=device)
+    seconds = []
+    for _ in range(3):  # the first pass warms up
+        started = time.perf_counter()
+        with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
+            logits = model(input_ids=ids, logits_to_keep=kept, use_cache=False).logits
+            loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), ids[:, kept].flatten())
+        loss.backward()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - started)
+    return operations(shape_of(one), [length] * config.batch_size, targets) / min(seconds)

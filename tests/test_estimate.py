@@ -1,0 +1,139 @@
+"""The estimate's formulas against what PyTorch counts: operations, saved tensors, parameters; and the command."""
+
+import copy
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from tiny import tiny_examples, tiny_model
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+
+from summlens import estimate
+from summlens.capture import capture
+from summlens.config import parse_command_line, preset
+from summlens.errors import UserError
+
+GPT2 = GPT2Config(
+    n_layer=3, n_head=4, n_embd=64, n_positions=128, vocab_size=300, bos_token_id=0, eos_token_id=0,
+    activation_function="gelu_pytorch_tanh", resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
+)  # fmt: skip
+LLAMA = LlamaConfig(
+    num_hidden_layers=3, num_attention_heads=4, hidden_size=64, intermediate_size=160, vocab_size=300,
+    pad_token_id=None, bos_token_id=0, eos_token_id=0,
+)  # fmt: skip
+MODELS = [(GPT2LMHeadModel, GPT2), (LlamaForCausalLM, LLAMA)]
+BATCH, LENGTH, TARGETS = 3, 100, 7
+
+
+def forward(model, half=False):
+    ids = torch.randint(300, (BATCH, LENGTH))
+    kept = torch.arange(LENGTH - TARGETS, LENGTH)
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
+        return model(input_ids=ids, logits_to_keep=kept, use_cache=False).logits
+
+
+@pytest.mark.parametrize(("kind", "config"), MODELS)
+def test_the_shape_is_that_of_the_model_and_its_weights_take_no_memory(kind, config):
+    model, shape = kind(config), estimate.shape_of(config)
+    assert shape.parameters == sum(parameter.numel() for parameter in model.parameters())
+    blocks = model.transformer.h if kind is GPT2LMHeadModel else model.model.layers
+    assert shape.in_blocks == sum(parameter.numel() for parameter in blocks.parameters())
+    assert (shape.layers, shape.heads, shape.width, shape.vocabulary) == (3, 4, 64, 300)
+    assert shape.gated == (kind is LlamaForCausalLM)
+
+
+def test_gpt2s_public_shape_has_its_public_size():
+    assert estimate.shape_of(GPT2Config()).parameters == 124_439_808
+
+
+@pytest.mark.parametrize(("kind", "config"), MODELS)
+def test_operations_are_those_that_pytorch_counts(kind, config):
+    """The counter takes attention maps in full (twice the causal half) and no norms and biases."""
+    model, shape = kind(config), estimate.shape_of(config)
+    model.set_attn_implementation("eager")
+    with FlopCounterMode(display=False) as counter:
+        forward(model).sum().backward()
+    expected = estimate.operations(shape, [LENGTH] * BATCH, TARGETS)
+    causal = 6 * shape.layers * shape.width * LENGTH**2 * BATCH
+    assert counter.get_total_flops() == pytest.approx(expected + causal, rel=0.02)
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize(("kind", "config"), MODELS)
+def test_activations_are_what_pytorch_saves_for_the_backward_pass(kind, config, half):
+    """Two blocks: what three save more than one does. The statistics of norms and attention are not in the formula."""
+
+    def saved(layers):
+        own = copy.deepcopy(config)
+        own.num_hidden_layers = layers
+        model, found = kind(own), {}
+        weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
+
+        def keep(tensor):
+            if tensor.untyped_storage()._cdata not in weights:
+                found[tensor.untyped_storage()._cdata] = tensor
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            kept_alive = forward(model, half)
+        del kept_alive
+        copies = 2 * sum(p.numel() for p in model.parameters() if p.ndim > 1) * half  # autocast's: counted apart
+        return sum(tensor.untyped_storage().nbytes() for tensor in found.values()) - copies
+
+    two = dataclasses.replace(estimate.shape_of(config), layers=2)
+    expected = estimate.activations(two, BATCH * LENGTH, checkpointing=False, half=half)
+    assert saved(3) - saved(1) == pytest.approx(expected, rel=0.06)
+
+
+def test_checkpointing_takes_less_and_dropout_more():
+    shape = estimate.shape_of(GPT2)
+    plain = estimate.activations(shape, 100, checkpointing=False, half=False)
+    assert estimate.activations(shape, 100, checkpointing=True, half=False) < plain / 2
+    assert estimate.activations(dataclasses.replace(shape, dropout=True), 100, False, False) > plain
+
+
+def test_a_captured_step_takes_what_the_estimate_says():
+    model = tiny_model("gpt2")
+    arrays = capture(model, tiny_examples(), base=tiny_model("gpt2"))
+    stored = sum(array.nbytes for array in arrays.values())
+    assert estimate.capture_bytes(estimate.shape_of(model.config), 3) == pytest.approx(stored, rel=0.02)
+
+
+def test_the_full_preset_is_that_of_the_documentation():
+    """287,113 articles, three epochs: 53,835 steps; within 16 GB; at 400 TFLOP/s well under an hour."""
+    sizes = {"train": 287_113, "validation": 13_368, "test": 11_490}
+    found = estimate.of(preset("full"), estimate.shape_of(GPT2Config()), sizes, 848, 70, 400e12, half=True)
+    assert found.steps == 53_835
+    assert found.tokens * 3 == pytest.approx(730e6, rel=0.01)
+    assert sum(found.memory.values()) < 16e9
+    assert found.operations / 400e12 < found.seconds < 3600
+    assert found.operations < 5.4e17  # six a parameter and token: the unembedding too, everywhere
+
+
+def test_twice_the_speed_is_half_the_time_and_checkpointing_less_memory():
+    sizes = {"train": 1000, "validation": 100, "test": 100}
+    shape = estimate.shape_of(GPT2)
+    one = estimate.of(preset("full"), shape, sizes, 100, 10, 1e12, half=True)
+    two = estimate.of(preset("full", gradient_checkpointing=True), shape, sizes, 100, 10, 2e12, half=True)
+    assert two.seconds == pytest.approx(one.seconds / 2)
+    assert sum(two.memory.values()) < sum(one.memory.values())
+
+
+def test_the_command_counts_what_is_not_known_and_loads_no_weights(monkeypatch):
+    monkeypatch.setattr("summlens.models.load_model", None)
+    config, options = parse_command_line(
+        ["--estimate", "--speed", "2", "--train-articles", "30", "--validation-articles", "5", "--test-articles", "5"]
+    )
+    assert options.estimate
+    text = estimate.report(config, options.speed)
+    assert "30 training articles" in text and "2 steps of 16 articles" in text
+    assert "2 TFLOP/s (given)" in text
+    measured = estimate.measured_speed(GPT2, config, 64, 8)
+    assert np.isfinite(measured) and measured > 0
+
+
+def test_a_speed_without_an_estimate_is_refused():
+    with pytest.raises(UserError, match="--speed is for --estimate"):
+        parse_command_line(["--speed", "3"])
