@@ -20,8 +20,10 @@ from summlens.errors import UserError
 
 log = logging.getLogger(__name__)
 
-# What a --resume may change without changing a number of the run.
-_FREE_TO_CHANGE = {"output_dir", "evaluation_batch_size", "capture_batch_size", "logging_steps", "checkpoint_steps"}
+# What a --resume may change without changing a number of the run but by rounding. An optimiser step keeps its articles.
+_FREE_TO_CHANGE = {"output_dir", "evaluation_batch_size", "capture_batch_size", "logging_steps", "checkpoint_steps"} | {
+    "batch_size", "accumulation", "gradient_checkpointing",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,12 @@ def _open(config: Config, resume: bool) -> Run:
             return run
         earlier = run.read_json("run.json")["config"]
         now = dataclasses.asdict(config)
+        before = earlier["batch_size"] * earlier["accumulation"]
+        if before != config.effective_batch:
+            raise UserError(
+                f"--resume with {config.effective_batch} articles a step (the run began with {before}): keep "
+                "--batch-size times --accumulation as it was"
+            )
         changed = [key for key in now if key not in _FREE_TO_CHANGE and now[key] != earlier.get(key)]
         if changed:
             key = changed[0]

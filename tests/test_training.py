@@ -16,7 +16,8 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from summlens import config as configuration
 from summlens import data, training
 from summlens.artifacts import Run
-from summlens.experiment import Experiment, optimiser_steps
+from summlens.errors import UserError
+from summlens.experiment import Experiment, open_run, optimiser_steps
 
 VOCABULARY = 61
 
@@ -227,3 +228,11 @@ def test_sigterm_leaves_a_checkpoint_from_which_the_run_ends_as_an_uninterrupted
     for (name, one), other in zip(whole.named_parameters(), resumed.parameters(), strict=True):
         assert torch.equal(one, other), name
     assert preempted.run.steps() == study.run.steps()
+
+
+def test_a_run_out_of_memory_may_go_on_with_smaller_batches_of_the_same_steps(study):
+    study.run.write_json("run.json", {"config": dataclasses.asdict(study.config)})
+    smaller = dataclasses.replace(study.config, batch_size=1, accumulation=6, gradient_checkpointing=True)
+    assert open_run(smaller, resume=True).root == study.run.root
+    with pytest.raises(UserError, match=r"--resume with 3 articles a step \(the run began with 6\)"):
+        open_run(dataclasses.replace(study.config, batch_size=1), resume=True)
