@@ -8,7 +8,7 @@ GPU.
 """
 
 import argparse
-import sys
+import contextlib
 import time
 
 from summlens.artifacts import Run
@@ -74,6 +74,29 @@ def fine_tuned_of(run: Run) -> str:
     return str(run.model_outputs)
 
 
+def models_of(options: argparse.Namespace, run: Run, described: dict) -> tuple[str, str]:
+    """Base and fine-tuned, by name or directory: those asked for, else those of the run."""
+    base = Config().resolve(options.base or described["config"]["model"])
+    return base, Config().resolve(options.model) if options.model else fine_tuned_of(run)
+
+
+def dump_tensors(options: argparse.Namespace, run: Run, described: dict, examples: list) -> list:
+    from summlens import dump
+
+    names = dump.models_of(run, Config().resolve(described["config"]["model"]), options.dump_steps)
+    folder = options.dump_tensors or run.root / "tensors"
+    return dump.dump_models(names, examples, options.dump_articles, folder, dump.parse_layers(options.dump_layers))
+
+
+@contextlib.contextmanager
+def optional(what: str, left_out: dict):
+    """A part without which the rest still stands: where it cannot be made, its reason is noted and said at the end."""
+    try:
+        yield
+    except UserError as reason:
+        left_out[what] = str(reason)
+
+
 if __name__ == "__main__":
     started = time.monotonic()
     options = parse()
@@ -86,57 +109,42 @@ if __name__ == "__main__":
 
         console.start_logging()
         examples = latent_space.probe_examples(described)
-        began_with = Config().resolve(described["config"]["model"])
-        if options.explore:
-            asked = [explorer.parse_head(text) for text in options.explore]
-            written = explorer.write(run, (began_with, fine_tuned_of(run)), examples, asked)
-            print("wrote {} and {} ({:.0f} s)".format(*written, time.monotonic() - started))
-            sys.exit()
+        own_models = not (options.base or options.model or options.no_models)
+        written, left_out = [], {}
+
         if options.dump_tensors is not None:
-            from summlens import dump
-
-            names = dump.models_of(run, began_with, options.dump_steps)
-            folder = options.dump_tensors or run.root / "tensors"
-            layers = dump.parse_layers(options.dump_layers)
-            written = dump.dump_models(names, examples, options.dump_articles, folder, layers)
-            print("\n".join(f"wrote {path}" for path in written))
-            sys.exit()
-        own_models = not (options.base or options.model)  # the captured steps lead from the one to the other
-        steps = latent_space.saved_vectors(run, len(examples)) if own_models else {}
-
-        if options.no_models:
-            names = ("step 0 (saved vectors)", "last step (saved vectors)")
-            base, fine_tuned = latent_space.ends(steps)
+            written += dump_tensors(options, run, described, examples)
+        elif options.explore:
+            asked = [explorer.parse_head(text) for text in options.explore]
+            written += explorer.write(run, models_of(options, run, described), examples, asked)
         else:
-            names = (
-                Config().resolve(options.base) if options.base else began_with,
-                Config().resolve(options.model) if options.model else fine_tuned_of(run),
-            )
-            base, fine_tuned = latent_space.represent_pair(*names, examples, tokens_of=began_with)
-
-        if own_models and not options.no_models and not options.no_explorer:
-            written = explorer.write(run, names, examples)
-            print("wrote {} and {}".format(*written))
-        info, arrays = latent_space.analyze(base, fine_tuned, steps, not options.raw, options.seed)
-        written = [
-            run.write_arrays("latent_space.npz", arrays),
-            run.write_json("latent_space.json", {"base": names[0], "fine_tuned": names[1], **info}),
-        ]
-        for line in latent_space.headlines(info):
-            print(line)
-        left_out = dict(info["left_out"])
-
-        if not options.no_models and options.causal != "off":
-            try:
-                captured = causal.captured_ends(run) if own_models else None
-                info, arrays = causal.test_pair(*names, examples, captured, options.causal, options.seed)
-            except UserError as reason:  # models of two depths, say: their representations are compared all the same
-                left_out["causal tests"] = str(reason)
+            # The captured steps lead from the run's base to its fine-tuned model: with other models they have no part.
+            steps = {} if options.base or options.model else latent_space.saved_vectors(run, len(examples))
+            if options.no_models:
+                names = ("step 0 (saved vectors)", "last step (saved vectors)")
+                base, fine_tuned = latent_space.ends(steps)
             else:
-                written += [run.write_arrays("causal.npz", arrays), run.write_json("causal.json", info)]
-                left_out |= info["left_out"]
-                for line in causal.headlines(info):
-                    print(line)
+                names = models_of(options, run, described)
+                tokens_of = Config().resolve(described["config"]["model"])
+                base, fine_tuned = latent_space.represent_pair(*names, examples, tokens_of=tokens_of)
+            info, arrays = latent_space.analyze(base, fine_tuned, steps, not options.raw, options.seed)
+            written.append(run.write_arrays("latent_space.npz", arrays))
+            written.append(run.write_json("latent_space.json", {"base": names[0], "fine_tuned": names[1], **info}))
+            left_out |= info["left_out"]
+            print("\n".join(latent_space.headlines(info)))
+
+            if not options.no_models and options.causal != "off":
+                with optional("causal tests", left_out):
+                    captured = causal.captured_ends(run) if own_models else None
+                    info, arrays = causal.test_pair(*names, examples, captured, options.causal, options.seed)
+                    written.append(run.write_arrays("causal.npz", arrays))
+                    written.append(run.write_json("causal.json", info))
+                    left_out |= info["left_out"]
+                    print("\n".join(causal.headlines(info)))
+
+            if own_models and not options.no_explorer:
+                with optional("attention maps of the head explorer", left_out):
+                    written += explorer.write(run, names, examples)
 
         for name, reason in left_out.items():
             print(f"left out: {name}: {reason}")

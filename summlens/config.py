@@ -103,15 +103,16 @@ _GPT2_ON_CNN = {"model": "openai-community/gpt2", "dataset": "abisee/cnn_dailyma
 PRESETS: dict[str, dict] = {
     # The embedded default: this project's own small GPT-2 on this project's own articles; minutes on two CPU cores.
     "demo": {
-        "train_articles": 1600,
+        "train_articles": 2400,
         "validation_articles": 100,
         "test_articles": 100,
         "max_new_tokens": 80,
         "epochs": 1.0,
         "batch_size": 16,
         "accumulation": 1,
-        "learning_rate": 1e-3,
-        "warmup_steps": 10,
+        "learning_rate": 2e-3,
+        "warmup_steps": 15,
+        "weight_decay": 0.0,
         "evaluation_steps": 25,
         "checkpoint_steps": 25,
         "logging_steps": 5,
