@@ -33,6 +33,9 @@ while [ $# -gt 0 ]; do
     shift
 done
 
+# Threads that spin while they wait take the cores from each other on a busy machine.
+export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}"
+
 python="$("$here/setup_environment.sh" --print-python)"
 started=$SECONDS
 if [ -n "$processes" ]; then
