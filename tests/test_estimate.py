@@ -51,8 +51,8 @@ def test_gpt2s_public_shape_has_its_public_size():
 @pytest.mark.parametrize(("kind", "config"), MODELS)
 def test_operations_are_those_that_pytorch_counts(kind, config):
     """The counter takes attention maps in full (twice the causal half) and no norms and biases."""
-    model, shape = kind(config), estimate.shape_of(config)
-    model.set_attn_implementation("eager")
+    model, shape = kind(copy.deepcopy(config)), estimate.shape_of(config)
+    model.set_attn_implementation("eager")  # changes the configuration, too
     with FlopCounterMode(display=False) as counter:
         forward(model).sum().backward()
     expected = estimate.operations(shape, [LENGTH] * BATCH, TARGETS)
