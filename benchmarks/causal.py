@@ -65,7 +65,7 @@ for index in range(options.articles):
     examples.append(Example(str(index), tuple(ids), len(ids) - target, 0, len(ids) - target))
 pair = tuple(model.eval().to(models.device()) for model in (base, fine_tuned))
 for model in pair:
-    causal.fuse_gelu(model)
+    models.fuse_gelu(model)
 with torch.no_grad(), evaluating(*pair):
     heads = seconds(ablate_heads, pair, examples)
 print(

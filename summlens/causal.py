@@ -23,7 +23,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from torch import nn
-from transformers.activations import NewGELUActivation
 
 from summlens import causal_circuit, causal_effects, causal_noise, models
 from summlens.architecture import architecture
@@ -70,17 +69,7 @@ def load_pair(base: str, fine_tuned: str) -> tuple[nn.Module, nn.Module]:
                 f"causal tests need two models of one shape: {what} is {getattr(ours, what)} in {base} and "
                 f"{getattr(theirs, what)} in {fine_tuned}"
             )
-    for model in pair:
-        fuse_gelu(model)
     return pair
-
-
-def fuse_gelu(model: nn.Module) -> None:
-    """GPT-2's activation as one kernel in place of eight: the same function, a fifth of all time on a CPU."""
-    for module in model.modules():
-        for name, child in module.named_children():
-            if isinstance(child, NewGELUActivation):
-                setattr(module, name, nn.GELU(approximate="tanh"))
 
 
 def seconds(model: nn.Module, examples: Sequence[Example]) -> float:

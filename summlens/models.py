@@ -25,7 +25,7 @@ def load_model(name: str, dtype: torch.dtype = torch.float32) -> PreTrainedModel
     if missing := sorted(report["missing_keys"]):
         raise UserError(f"model {name} lacks {len(missing)} weights ({missing[0]} …): it is no whole language model")
     model.eval()
-    _fuse_activations(model)
+    fuse_gelu(model)
     _check_weights(model, name)
     _check_causal(model, name)
     return model
@@ -102,7 +102,8 @@ def _load(kind, name: str, **options):
         raise UserError(f"model {name!r} could not be loaded ({reason}): {mend}") from error
 
 
-def _fuse_activations(model: nn.Module) -> None:
+def fuse_gelu(model: nn.Module) -> None:
+    """GPT-2's activation as one kernel in place of eight: the same function, faster, and with less to keep."""
     for module in model.modules():
         for child, activation in module.named_children():
             if isinstance(activation, NewGELUActivation):
