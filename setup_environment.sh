@@ -145,7 +145,8 @@ install_torch() { # the CPU build is a tenth of the CUDA build: only a machine w
 }
 
 trouble="check the network and the disk, then run ./setup_environment.sh again"
-if lacking | grep -q '^torch\b'; then
+# Not grep -q: it would hang up on `lacking`, and pipefail would read that as "no torch missing".
+if [ -n "$(lacking | grep '^torch[^a-z]' || true)" ]; then
     install_torch || fail "torch could not be installed: $trouble"
 fi
 missing=()

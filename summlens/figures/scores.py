@@ -29,14 +29,6 @@ SCORES = {
 }
 QUALITY = ("rouge1", "rouge2", "rougeL", "rougeLsum", "meteor", "meteor_no_synonyms", "bertscore")
 SYSTEMS = ("zero_shot", "fine_tuned", "lead3", "random3", "oracle", "reference")
-LABELS = {
-    "zero_shot": "Zero-shot",
-    "fine_tuned": "Fine-tuned",
-    "lead3": "Lead-3",
-    "random3": "Random-3",
-    "oracle": "Extractive oracle",
-    "reference": "Reference",
-}
 
 
 @dataclass(frozen=True)
@@ -70,7 +62,7 @@ def _number(value) -> float:
 
 def label(data: RunData, system: str) -> str:
     """How the report calls a system."""
-    return (data.evaluation or {}).get("systems", {}).get(system, {}).get("label") or LABELS.get(system, system)
+    return (data.evaluation or {}).get("systems", {}).get(system, {}).get("label") or system
 
 
 def score_names(table: dict[str, dict[str, Score]]) -> list[str]:
