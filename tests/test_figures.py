@@ -1,5 +1,6 @@
 """What the figures draw: cells, limits, labels, words. On synthetic runs whose changes are known."""
 
+import dataclasses
 import io
 import subprocess
 import sys
@@ -103,11 +104,23 @@ def test_change_heatmap_has_a_cell_a_head_and_a_scale_symmetric_about_zero(data,
     low, high = change.get_clim()
     assert -low == high == pytest.approx(np.abs(result.change).max())
     covered = ~np.ma.getmaskarray(greyed[0].get_array()) if greyed else np.zeros(15, bool)
-    assert covered.reshape(3, 5).tolist() == (result.verdict == 0).tolist()
+    below = np.zeros((3, 5), bool) if result.above_noise is None else ~result.above_noise
+    assert covered.reshape(3, 5).tolist() == ((result.verdict == 0) | below).tolist()
+    assert ("noise floor" in picture.reading) == (key in ("normalized_entropy", "copy_score"))  # those with flags
     axes = picture.figure.axes[0]
     assert axes.get_ylabel() == "layer" and axes.yaxis_inverted()
     assert heads.BY_KEY[key].unit in [a.get_ylabel() for a in picture.figure.axes]
     assert "n = 6 probe articles" in picture.reading
+
+
+def test_heads_below_the_noise_floor_are_greyed_though_their_interval_leaves_out_zero(data):
+    result = rundata.change(data, heads.BY_KEY["normalized_entropy"].arrays)
+    flags = np.array(data.causal["noise_floor"]["heads"]["normalized_entropy"]["flag"])
+    assert result.above_noise.tolist() == flags.tolist()
+    assert (result.uncertain & (result.verdict != 0)).any()
+    untested = rundata.change(dataclasses.replace(data, causal=None), heads.BY_KEY["normalized_entropy"].arrays)
+    assert untested.above_noise is None
+    assert untested.uncertain.tolist() == (untested.verdict == 0).tolist()
 
 
 def test_variant_without_the_sink_stands_beside_where_a_verdict_differs(run, data):

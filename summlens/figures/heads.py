@@ -144,7 +144,10 @@ def _reading(metric: Metric, result: Change, two_rows: bool, differs: np.ndarray
             "Both panels share one scale; on the right the first token's share is removed and the rest renormalised."
         )
     else:
-        text += "Grey in the change: the paired 95 % interval contains zero."
+        text += "Grey in the change: the paired 95 % interval contains zero"
+        if result.above_noise is not None:
+            text += ", or the change is below the noise floor (paired test over the articles, false-discovery control)"
+        text += "."
         if two_rows:
             text += (
                 f" Second row: the same without the first token; the {int(differs.sum())} ringed heads "
@@ -217,7 +220,7 @@ def _draw_change(metric: Metric, rows: list, differs: np.ndarray) -> object:
         _bar(figure, mesh, panels[:2], metric.unit)
         mesh = cells(panels[2], result.change, cmap=DIVERGING, norm=diverging_norm(result.change))
         panels[2].set_title("Change")
-        uncertain = np.where((result.verdict == 0) & np.isfinite(result.change), 1.0, np.nan)
+        uncertain = np.where(result.uncertain, 1.0, np.nan)
         if np.isfinite(uncertain).any():
             cells_over(panels[2], uncertain)
         _bar(figure, mesh, panels[2], f"change ({metric.unit})")

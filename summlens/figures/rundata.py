@@ -199,13 +199,23 @@ def interval(values: np.ndarray, resamples: int = RESAMPLES) -> tuple[np.ndarray
 
 @dataclass(frozen=True)
 class Change:
-    """A per-head metric at both ends, its mean over the articles, and the change's paired 95 % interval; all (L, H)."""
+    """A per-head metric at both ends, its mean over the articles, and the change's paired 95 % interval; all (L, H).
+
+    `above_noise` says which heads the noise floor's test names, where the causal tests were run.
+    """
 
     base: np.ndarray
     fine_tuned: np.ndarray
     change: np.ndarray
     low: np.ndarray
     high: np.ndarray
+    above_noise: np.ndarray | None = None
+
+    @property
+    def uncertain(self) -> np.ndarray:
+        """Heads whose change may be none: the interval contains zero, or the noise floor's test does not name them."""
+        below = False if self.above_noise is None else ~self.above_noise
+        return ((self.verdict == 0) | below) & np.isfinite(self.change)
 
     @property
     def verdict(self) -> np.ndarray:
@@ -217,4 +227,11 @@ def change(data: RunData, key: str) -> Change:
     """How the per-head metric `key` (A, L, H) changed from the first capture to the last."""
     before, after = data.ends(key)
     mean, low, high = interval(after.astype(np.float64) - before)
-    return Change(_nanmean(before, 0), _nanmean(after, 0), mean, low, high)
+    return Change(_nanmean(before, 0), _nanmean(after, 0), mean, low, high, _above_noise(data, key, mean.shape))
+
+
+def _above_noise(data: RunData, key: str, shape: tuple) -> np.ndarray | None:
+    heads = ((data.causal or {}).get("noise_floor") or {}).get("heads") or {}
+    metric, positions = key.split("/")[-2:]
+    flags = np.array(heads.get(metric, {}).get("flag", []), dtype=bool)
+    return flags if positions == "summary" and flags.shape == shape else None
