@@ -120,7 +120,10 @@ def test_a_killed_run_that_resumes_ends_in_the_same_state(finished, tmp_path):
 
 def test_ctrl_c_is_one_line_and_leaves_whole_files(tmp_path):
     arguments = command("gpt2_summarization.py", "--output-dir", tmp_path, *TINY)
-    process = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+    process = subprocess.Popen(
+        arguments, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job would ignore it
+    )  # fmt: skip
     until(tmp_path / "interpretability_metrics" / "step_000000.json", process)
     process.send_signal(signal.SIGINT)
     error = process.communicate(timeout=60)[1]
