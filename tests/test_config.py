@@ -49,6 +49,7 @@ def test_every_preset_passes_its_own_check(name):
         (["--learning-rate", "-1"], "--learning-rate must be above zero"),
         (["--learning-rate", "nan"], "--learning-rate must be above zero"),
         (["--seed", "-3"], "--seed must be zero or more"),
+        (["--generation-backend", "vllm", "--num-beams", "4"], "vllm is greedy here"),
         (["--prompt", "no place"], "--prompt must contain {article} exactly once"),
         (["--prompt", "{article}{article}"], "--prompt must contain {article} exactly once"),
     ],
