@@ -204,7 +204,7 @@ def check(config: Config, processes: int = 1) -> None:
     if config.template.count("{article}") != 1:
         raise UserError(f"--prompt must contain {{article}} exactly once, it is {config.prompt!r}")
     if config.generation_backend == "vllm" and config.num_beams > 1:
-        raise UserError(f"--generation-backend vllm is greedy here, and --num-beams is {config.num_beams}: leave one out")
+        raise UserError(f"--generation-backend vllm is greedy here: leave it or --num-beams {config.num_beams} out")
     for field in dataclasses.fields(Config):
         value = getattr(config, field.name)
         if field.type in (int, float) and not (value > 0 if field.metadata["positive"] else value >= 0):
