@@ -1,6 +1,7 @@
 """What surrounds training and evaluation: opening a run, its provenance, its estimate and its last words."""
 
 import dataclasses
+import functools
 import importlib.metadata
 import logging
 import platform
@@ -39,6 +40,11 @@ class Experiment:
     train: Sequence[data.Example]
     validation: Sequence[data.Example]
     probe: list[data.Example]
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """What the data hash to; made once, because it reads every article."""
+        return data.fingerprint(self.splits)
 
 
 def prepare(config: Config, run: Run) -> Experiment:
@@ -131,7 +137,7 @@ def record(experiment: Experiment, state: str) -> None:
                 "window": experiment.encoder.window,
             },
             "data": {
-                "fingerprint": data.fingerprint(experiment.splits),
+                "fingerprint": experiment.fingerprint,
                 "articles": {split: len(rows) for split, rows in experiment.splits.items()},
                 "training_tokens": int(lengths(experiment.train).sum()),
             },
