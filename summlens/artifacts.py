@@ -32,6 +32,8 @@ predictions.jsonl   a row an article: id, article, reference, `summaries` {syste
 latent_space.json   names, settings and intervals of the arrays in latent_space.npz (see summlens.latent_space).
 causal.json         ablation, patching, circuit and noise floor, with intervals and flags; causal.npz holds the effects
                     by probe article (see summlens.causal).
+companions/<name>/  run.json and captured steps of a fine-tune that the run is compared with (`Run.companion`): a control
+                    (shuffled-pairs, language-model) or another seed (seed-43), on the same probe articles.
 attention_maps.json attention rows and information flow of a few heads and probe articles, with the tokens' texts;
                     arrays in attention_maps.npz (see summlens.explorer).
 """
@@ -73,6 +75,17 @@ class Run:
         self.images = self.root / "images"
         self.checkpoints = self.root / "checkpoints"
         self.model_outputs = self.root / "model_outputs"
+
+    def companion(self, name: str) -> "Run":
+        """The files of the fine-tune `name` that this run is compared with; they lie inside this run's own folders."""
+        other = Run(self.root)
+        for folder in ("metrics", "logs", "checkpoints", "model_outputs"):
+            setattr(other, folder, getattr(self, folder) / "companions" / name)
+        return other
+
+    def companions(self) -> list[str]:
+        """The names of the companions of which there is anything, sorted."""
+        return sorted(path.parent.name for path in self.metrics.glob("companions/*/run.json"))
 
     def write_json(self, name: str, payload: dict) -> Path:
         """Write `payload` as interpretability_metrics/`name`, with the schema version; NaN and infinity become null."""
