@@ -50,8 +50,9 @@ def capture(
     """Every per-example, per-layer and per-head number of `model` on `examples`, as float32 arrays by name.
 
     Names, shapes and units: `summlens.artifacts` (step_NNNNNN.npz) and `summlens.metrics.attention.METRICS`. With
-    `base` also attention kl and js of the model against it, and weights_by_head. Rows are in the order of `examples`;
-    they are batched by length, and padding (with `pad_id`, on `padding_side`) changes no number.
+    `base` also attention kl and js of the model against it. Rows are in the order of `examples`; they are batched by
+    length, and padding (with `pad_id`, on `padding_side`) changes no number. How far the weights moved needs no
+    example: `weight_change`.
 
     Measured in eval mode without gradients; modes, random state, configuration and hooks are as before afterwards.
     Raises UserError for a model that cannot be captured rightly (`architecture`), for weights that are not finite,
@@ -68,10 +69,7 @@ def capture(
     with evaluating(*(m for m in (model, base) if m is not None)):
         for batch in _batches(examples, batch_size, pad_id, padding_side, model.get_input_embeddings().weight.device):
             _capture_batch(found, base_found, batch, collected)
-    arrays = collected.arrays()
-    if base_found is not None:
-        arrays |= _change_by_head(found, base_found)
-    return {key: np.asarray(value, dtype=np.float32) for key, value in arrays.items()}
+    return {key: np.asarray(value, dtype=np.float32) for key, value in collected.arrays().items()}
 
 
 def _capture_batch(found: Architecture, base: Architecture | None, batch: "_Batch", collected: "_Collected") -> None:
@@ -107,18 +105,14 @@ def weight_change(model: nn.Module, base: nn.Module) -> tuple[dict[str, dict], d
     for (name, layer, weight), (_, _, before) in zip(found.matrices(), other.matrices(), strict=True):
         absolute, relative = weights.change(weight, before)
         matrices[name] = {"layer": layer, "absolute": float(absolute), "relative": float(relative)}
-    return matrices, _change_by_head(found, other)
-
-
-def _change_by_head(found: Architecture, base: Architecture) -> dict[str, np.ndarray]:
     rows = {f"weights_by_head/{part}/{of}": [] for part in "qkvo" for of in ("absolute", "relative")}
     for layer in range(found.layers):
-        before = base.heads_of(layer)
+        before = other.heads_of(layer)
         for part, weight in found.heads_of(layer).items():
             for of, values in zip(("absolute", "relative"), weights.change(weight, before[part], keep=1), strict=True):
                 by_query_head = values.repeat_interleave(found.heads // len(values))
                 rows[f"weights_by_head/{part}/{of}"].append(by_query_head.cpu().numpy())
-    return {name: np.stack(values).astype(np.float32) for name, values in rows.items()}
+    return matrices, {name: np.stack(values).astype(np.float32) for name, values in rows.items()}
 
 
 def gradient_norms(model: nn.Module) -> dict:

@@ -305,8 +305,14 @@ class Examples(Sequence):
 
     @property
     def lengths(self) -> np.ndarray:
-        """Tokens an example, prompt and target together."""
         return np.asarray(self._rows["length"])
+
+
+def lengths(examples: Sequence[Example]) -> np.ndarray:
+    """Tokens an example, prompt and target together; read as one column where the examples are on the disk."""
+    if isinstance(examples, Examples):
+        return examples.lengths
+    return np.array([len(example.input_ids) for example in examples])
 
 
 def encode(rows, encoder: Encoder, description: str) -> Examples:

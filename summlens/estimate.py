@@ -171,7 +171,7 @@ def report(config: Config, speed: float | None) -> str:
         encoder = data.Encoder(models.load_tokenizer(name), config.template, config.window or shape.window)
         examples = data.encode(splits["train"], encoder, "training")
         articles = {split: len(rows) for split, rows in splits.items()}
-        length = float(examples.lengths.mean())
+        length = float(data.lengths(examples).mean())
         targets = sum(len(one.queries) for one in examples) / len(examples)
     device = models.device()
     given = speed is not None  # the speed of a GPU, which trains in 16 bits

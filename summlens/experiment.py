@@ -139,7 +139,7 @@ def record(experiment: Experiment, state: str) -> None:
             "data": {
                 "fingerprint": experiment.fingerprint,
                 "articles": {split: len(rows) for split, rows in experiment.splits.items()},
-                "training_tokens": int(lengths(experiment.train).sum()),
+                "training_tokens": int(data.lengths(experiment.train).sum()),
             },
             "probe": {
                 "ids": [example.id for example in experiment.probe],
@@ -225,11 +225,11 @@ def announce_estimate(experiment: Experiment) -> None:
     config, world = experiment.config, processes.world()
     steps = optimiser_steps(config, len(experiment.train))
     rate = _training_tokens_per_second(experiment)
-    mean_length = lengths(experiment.train).mean()
+    mean_length = data.lengths(experiment.train).mean()
     probe_tokens = sum(len(example.input_ids) for example in experiment.probe)
     captures = 2 + steps // config.capture_steps
     validations = 2 + steps // config.evaluation_steps
-    validation_tokens = lengths(experiment.validation).sum()
+    validation_tokens = data.lengths(experiment.validation).sum()
     test = len(experiment.splits["test"])
     training = steps * config.effective_batch * mean_length / rate / world
     # A forward pass is a third of a training pass. A capture runs two models and takes statistics of each; a token that
@@ -244,13 +244,6 @@ def announce_estimate(experiment: Experiment) -> None:
     )  # fmt: skip
 
 
-def lengths(examples: Sequence[data.Example]) -> np.ndarray:
-    """Tokens an example; read as one column where the examples are on the disk."""
-    if isinstance(examples, data.Examples):
-        return examples.lengths
-    return np.array([len(example.input_ids) for example in examples])
-
-
 def duration(seconds: float) -> str:
     """A length of time as people say it."""
     if seconds < 90:
@@ -261,7 +254,7 @@ def duration(seconds: float) -> str:
 def _training_tokens_per_second(experiment: Experiment) -> float:
     device = models.device()
     model = experiment.base.to(device)
-    typical = experiment.train[np.argsort(lengths(experiment.train))[len(experiment.train) // 2]]
+    typical = experiment.train[np.argsort(data.lengths(experiment.train))[len(experiment.train) // 2]]
     batch = data.collate([typical] * experiment.config.batch_size)
     ids = batch["input_ids"].to(device)
     dtype = models.training_dtype(experiment.config.precision, device)

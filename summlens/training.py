@@ -16,9 +16,9 @@ from summlens import models, processes
 from summlens.artifacts import Run, write_atomically
 from summlens.capture import capture, gradient_norms, weight_change
 from summlens.config import Config
-from summlens.data import IGNORED, ByLength, Example, collate
+from summlens.data import IGNORED, ByLength, Example, collate, lengths
 from summlens.errors import UserError
-from summlens.experiment import Experiment, lengths
+from summlens.experiment import Experiment
 from summlens.tensorboard import TensorBoard
 
 log = logging.getLogger(__name__)
@@ -298,13 +298,15 @@ class Observer(TrainerCallback):
 
     def _look_inside(self, state, model) -> None:
         arrays = capture(model, self.probe, base=self.base, batch_size=self.config.capture_batch_size)
+        matrices, by_head = weight_change(model, self.base)
+        arrays |= by_head
         info = {
             "epoch": state.epoch or 0.0,
             "attention_metrics": sorted({key.split("/")[1] for key in arrays if key.startswith("attention/")}),
             "positions": ["summary", "all"],
             "scalars": {"probe_loss": float(arrays["loss/summary"].mean())},
             "gradients": self.gradients,
-            "weights": weight_change(model, self.base)[0],
+            "weights": matrices,
         }
         self.gradients, self.pending = None, (state.global_step, info, arrays)
         self.board.step(state.global_step, info, arrays)

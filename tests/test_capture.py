@@ -70,7 +70,7 @@ def test_padding_and_batches_change_no_number(kind):
             np.testing.assert_allclose(padded[key], alone[key], rtol=2e-4, atol=2e-5, err_msg=key)
     backwards = capture(model, EXAMPLES[::-1], base=base, batch_size=2)
     for key, values in alone.items():
-        if len(values) == len(EXAMPLES) and not key.startswith(("neuron/", "weights_by_head/")):
+        if len(values) == len(EXAMPLES) and not key.startswith("neuron/"):
             np.testing.assert_allclose(backwards[key][::-1], values, rtol=2e-4, atol=2e-5, err_msg=key)
 
 
@@ -228,13 +228,14 @@ def test_projections_split_by_head_compute_the_attention(kind):
 
 def test_names_and_shapes():
     model = tiny_model("qwen3")
-    arrays = capture(model, EXAMPLES, base=copy.deepcopy(model))
+    base = copy.deepcopy(model)
+    arrays = capture(model, EXAMPLES, base=base)
+    by_head = weight_change(model, base)[1]
     found = architecture(model)
     A, L, H = len(EXAMPLES), found.layers, found.heads
     assert (L, H, found.key_heads, found.head_dim, found.width, found.neurons) == (2, 6, 2, 12, 24, 40)
     shapes = {"loss/summary": (A,), "latent/residual": (A, L + 1, 24)}
     shapes |= {f"neuron/{name}": (L, 40) for name in ("mean", "max", "std", "positive_share")}
-    shapes |= {f"weights_by_head/{p}/{of}": (L, H) for p in "qkvo" for of in ("absolute", "relative")}
     for where in ("summary", "all"):
         shapes |= {f"attention/{name}/{where}": (A, L, H) for name in metric_names(two_models=True)}
         shapes |= {f"head_output_norm/{where}": (A, L, H)}
@@ -245,11 +246,14 @@ def test_names_and_shapes():
             }
     assert {key: value.shape for key, value in arrays.items()} == shapes
     assert all(value.dtype == np.float32 and np.isfinite(value).all() for value in arrays.values())
-    for key, value in arrays.items():  # nothing moved: exactly zero, not nearly
+    for key, value in (arrays | by_head).items():  # nothing moved: exactly zero, not nearly
         if key.startswith(("attention/kl", "attention/js", "weights_by_head")):
             assert not value.any(), key
+    assert {key: value.shape for key, value in by_head.items()} == {
+        f"weights_by_head/{part}/{of}": (L, H) for part in "qkvo" for of in ("absolute", "relative")
+    }
     alone = capture(model, EXAMPLES)
-    assert set(shapes) - set(alone) == {k for k in shapes if k.startswith(("attention/kl", "attention/js", "weights"))}
+    assert set(shapes) - set(alone) == {k for k in shapes if k.startswith(("attention/kl", "attention/js"))}
     assert {name for name, metric in METRICS.items() if metric.two_models} == {"kl", "js"}
 
 

@@ -114,7 +114,7 @@ def test_rows_whose_summary_cannot_fit_are_left_out_and_counted(tokenizer, caplo
     encoder = data.Encoder(tokenizer, TEMPLATE, window=100)
     encoded = data.encode(datasets.Dataset.from_list(rows), encoder, "training")
     assert list(encoded) == [encoder.example("b", ARTICLE, SUMMARY)]
-    assert encoded.lengths.tolist() == [len(encoded[0].input_ids)]
+    assert data.lengths(encoded).tolist() == data.lengths(list(encoded)).tolist() == [len(encoded[0].input_ids)]
     assert "1 summaries do not fit" in caplog.text
 
 

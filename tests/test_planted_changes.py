@@ -36,15 +36,16 @@ def base():
 
 @pytest.fixture(scope="module")
 def before(base):
-    return capture(base, EXAMPLES, base=base)
+    return capture(base, EXAMPLES, base=base) | weight_change(base, base)[1]
 
 
 def captured_with(base, plant):
-    """Captured numbers, and weight changes, of a copy of base after plant(architecture) changed its weights."""
+    """Captured numbers and weight changes by head, then those by matrix, of a copy that plant(architecture) changed."""
     model = copy.deepcopy(base)
     with torch.no_grad():
         plant(architecture(model))
-    return capture(model, EXAMPLES, base=base), weight_change(model, base)[0]
+    matrices, by_head = weight_change(model, base)
+    return capture(model, EXAMPLES, base=base) | by_head, matrices
 
 
 def assert_same_before(after, before, layer):
