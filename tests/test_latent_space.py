@@ -20,20 +20,9 @@ from summlens.artifacts import Run
 from summlens.data import Example
 from summlens.errors import UserError
 from summlens.latent_space import Representation, analyze, represent, saved_vectors
-from summlens.metrics import projection
 
 SCRIPT = Path(__file__).parent.parent / "analyze_latent_space.py"
 ARTICLES, LAYERS, WIDTH = 6, 3, 10
-
-
-@pytest.fixture
-def no_projection(monkeypatch):
-    """Projections cost seconds: a test of something else is spared them."""
-
-    def pca(points, seed):
-        return {"pca2": np.asarray(points)[:, :2]}, {"principal_components": 2, "seed": seed}
-
-    monkeypatch.setattr(projection, "project", pca)
 
 
 def vectors(seed=0, articles=ARTICLES, layers=LAYERS, width=WIDTH):

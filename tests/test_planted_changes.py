@@ -8,13 +8,19 @@ import copy
 import numpy as np
 import pytest
 import torch
+from scipy.spatial.distance import pdist
+from scipy.stats import spearmanr
 from tiny import VOCABULARY, tiny_examples
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from summlens.architecture import architecture
 from summlens.capture import capture, weight_change
+from summlens.data import Example
+from summlens.latent_space import analyze, represent
+from summlens.metrics.representation import rdm
 
 L, H, D, LAYER, HEAD = 3, 4, 32, 1, 2
+STEP = 2 * np.pi / 64  # of the position clock
 EXAMPLES = tiny_examples()
 MIXED = (slice(None), LAYER, [h for h in range(H) if h != HEAD])
 
@@ -144,37 +150,138 @@ def test_noise_on_one_matrix(base, before):
     assert changed[:, LAYER].all() and not changed[:, :LAYER].any()
 
 
+@pytest.fixture(scope="module")
+def clocked(base):
+    """A base whose residual carries, through all layers, a clock of positions in its first two dimensions, large beside
+    the rest: what a head must read to attend to a place. Two more hold the negative, so that LayerNorm's centring
+    leaves the clock alone."""
+    model = copy.deepcopy(base)
+    angle = torch.arange(64) * STEP
+    with torch.no_grad():
+        clock = 1000 * torch.stack([angle.cos(), angle.sin()], dim=1)
+        model.transformer.wpe.weight[:, :4] = torch.cat([clock, -clock], dim=1)
+    return model
+
+
 @pytest.mark.parametrize("target", ["previous", "first"])
-def test_a_head_made_to_attend_to_one_place(base, before, target):
-    """Positions are written into the head's own key and query weights through a position code of the embeddings."""
+def test_a_head_made_to_attend_to_one_place(clocked, target):
+    """One head compares clocks: the query of t points at t - 1, or at 0. Only its queries and keys are changed."""
 
     def plant(found):
-        # Layer 0 sees wte + wpe through its LayerNorm. Give positions a clock in two dimensions of their own, large
-        # beside the rest, and let head HEAD compare clocks: query t turned to point at t - 1, or at 0.
-        model = found.model.transformer
-        angle = torch.arange(64) * (2 * np.pi / 64)
-        model.wte.weight.mul_(0.05)
-        model.wpe.weight.mul_(0.05)
-        model.wpe.weight[:, 0], model.wpe.weight[:, 1] = angle.cos(), angle.sin()
-        heads, block = found.heads_of(0), found.blocks[0].attention.c_attn
-        size = found.head_dim
-        for index, part in enumerate("qk"):
+        heads, bias = found.heads_of(LAYER), found.blocks[LAYER].attention.c_attn.bias
+        own = slice(HEAD * found.head_dim, (HEAD + 1) * found.head_dim)
+        for part, values in (("q", bias[:D]), ("k", bias[D : 2 * D])):
             heads[part][HEAD].zero_()
-            block.bias[index * D + HEAD * size : index * D + (HEAD + 1) * size] = 0
+            values[own] = 0
         heads["k"][HEAD][0, 0] = heads["k"][HEAD][1, 1] = 30.0
         if target == "previous":
-            step = 2 * np.pi / 64
-            turn = torch.tensor([[np.cos(step), np.sin(step)], [-np.sin(step), np.cos(step)]]).float()
+            turn = torch.tensor([[np.cos(STEP), np.sin(STEP)], [-np.sin(STEP), np.cos(STEP)]]).float()
             heads["q"][HEAD][:2, :2] = 30 * turn
         else:
-            block.bias[HEAD * size] = 30.0  # every query points at the clock of position 0
+            bias[own.start] = 300.0  # every query points at the clock of position 0
 
-    after, _ = captured_with(base, plant)
+    before = capture(clocked, EXAMPLES, base=clocked) | weight_change(clocked, clocked)[1]
+    after, matrices = captured_with(clocked, plant)
+    layer = f"transformer.h.{LAYER}.attn.c_attn"
+    assert [name for name, row in matrices.items() if row["absolute"]] == [f"{layer}.q.weight", f"{layer}.k.weight"]
+    for part in "qk":
+        assert np.argwhere(after[f"weights_by_head/{part}/absolute"]).tolist() == [[LAYER, HEAD]]
+    assert_same_before(after, before, LAYER)
     share = {"previous": "previous_token_share", "first": "first_token_share"}[target]
     for where in ("summary", "all"):
-        values = after[f"attention/{share}/{where}"][:, 0]
+        values = after[f"attention/{share}/{where}"][:, LAYER]
         assert (values[:, HEAD] > 0.8).all()
         assert (values[:, HEAD] > 0.3 + np.delete(values, HEAD, axis=1).max(axis=1)).all()
-        assert (values[:, HEAD] > before[f"attention/{share}/{where}"][:, 0, HEAD]).all()
+        assert (values[:, HEAD] > before[f"attention/{share}/{where}"][:, LAYER, HEAD]).all()
+        for name in (share, "entropy", "distance"):  # its neighbours, exactly as they were
+            key = f"attention/{name}/{where}"
+            np.testing.assert_array_equal(after[key][MIXED], before[key][MIXED], err_msg=key)
+        assert not after[f"attention/kl/{where}"][MIXED].any() and after[f"attention/kl/{where}"][:, LAYER, HEAD].all()
     if target == "previous":
-        assert np.abs(after["attention/distance/summary"][:, 0, HEAD] - 1).max() < 0.3
+        assert np.abs(after["attention/distance/summary"][:, LAYER, HEAD] - 1).max() < 0.3
+
+
+# ---------------------------------------------------------------------------- representations, in a running model
+
+RANDOM = np.random.default_rng(0)
+ARTICLES = [
+    Example(f"article-{n}", tuple(RANDOM.integers(1, VOCABULARY, 14 + n % 4).tolist()), 9, 0, 7) for n in range(12)
+]
+
+
+@pytest.fixture(scope="module")
+def base_view(base):
+    return represent(base, ARTICLES, "base")
+
+
+def compared(base, base_view, model, *, standardized):
+    """A step's captured numbers, and what the analysis makes of the captured vectors: base's (step 0) and these."""
+    start, later = (capture(one, ARTICLES, base=base) for one in (base, model))
+    steps = {0: start["latent/residual"], 1: later["latent/residual"]}
+    view = represent(model, ARTICLES, "changed")
+    np.testing.assert_allclose(view.vectors, steps[1], rtol=1e-4, atol=1e-5)
+    info, arrays = analyze(base_view, view, steps, standardized, resamples=50)
+    return (start, later), info, arrays
+
+
+def euclidean_rsa(x, y):
+    return spearmanr(pdist(x), pdist(y)).statistic
+
+
+@pytest.fixture
+def rotated(base):
+    """Base with a hook that turns the residual stream after block LAYER, as an orthogonal matrix folded in would."""
+    rotation = torch.linalg.qr(torch.randn(D, D, generator=torch.Generator().manual_seed(0)))[0]
+    model = copy.deepcopy(base)
+    model.transformer.h[LAYER].register_forward_hook(lambda block, args, output: output @ rotation)
+    return model
+
+
+def test_a_residual_rotated_while_the_model_runs(base, base_view, rotated, no_projection):
+    turned = LAYER + 1  # the residual after block LAYER
+    (before, after), info, arrays = compared(base, base_view, rotated, standardized=False)
+    assert_same_before(after, before, LAYER)
+    x, y = before["latent/residual"], after["latent/residual"]
+    np.testing.assert_array_equal(x[:, :turned], y[:, :turned])
+    # What a rotation preserves, at the very layer: sizes, Euclidean distances, inner products.
+    np.testing.assert_allclose(
+        after["activation/residual/l2/all"][:, turned], before["activation/residual/l2/all"][:, turned], rtol=1e-5
+    )
+    np.testing.assert_allclose(pdist(y[:, turned]), pdist(x[:, turned]), rtol=1e-4)
+    assert euclidean_rsa(x[:, turned], y[:, turned]) > 0.999
+    same = {name: arrays[f"{name}/same_layer"][0] for name in ("rsa", "cka")}
+    np.testing.assert_allclose(same["cka"][: turned + 1], 1, atol=1e-4)
+    # What it does not: correlation RDMs, single neurons and dimensions, directions.
+    np.testing.assert_allclose(same["rsa"][:turned], 1, atol=1e-9)
+    assert np.abs(rdm(y[:, turned]) - rdm(x[:, turned])).max() > 0.05 and same["rsa"][turned] < 0.995
+    assert not np.allclose(
+        after["activation/residual/mean_abs/all"][:, turned], before["activation/residual/mean_abs/all"][:, turned]
+    )
+    np.testing.assert_array_equal(after["neuron/mean"][: LAYER + 1], before["neuron/mean"][: LAYER + 1])
+    assert np.abs(after["neuron/mean"][turned] - before["neuron/mean"][turned]).max() > 0.05
+    # What follows reads other directions, and writes other things.
+    assert not after["attention/kl/all"][:, :turned].any() and (after["attention/kl/all"][:, turned] > 0).all()
+    assert same["cka"][turned + 1] < 0.99 and euclidean_rsa(x[:, -1], y[:, -1]) < 0.99
+    np.testing.assert_allclose(arrays["cka/steps"][1], same["cka"], atol=1e-4)  # the captured step tells the same
+
+    for name in ("divergence/cosine", "logit_lens/fine_tuned/loss"):
+        ours = arrays[name] - (arrays["logit_lens/base/loss"] if "lens" in name else 0)
+        assert np.abs(ours[:, :turned]).max() < 1e-9 and (np.abs(ours[:, turned:]) > 0.01).all(), name
+    onset, peak = info["divergence"]["onset"], info["divergence"]["peak"]
+    assert onset["layer"] == onset["low"] == onset["high"] == turned and peak["layer"] >= turned
+
+
+def test_noise_on_one_matrix_parts_the_representations_from_there_on(base, base_view, no_projection):
+    model = copy.deepcopy(base)
+    with torch.no_grad():
+        weight = architecture(model).blocks[LAYER].down.weight
+        weight.add_(0.5 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0)))
+    (before, after), info, arrays = compared(base, base_view, model, standardized=True)
+    assert_same_before(after, before, LAYER)
+    for name in ("rsa", "cka"):
+        for values in (arrays[f"{name}/same_layer"][0], arrays[f"{name}/steps"][1]):
+            np.testing.assert_allclose(values[: LAYER + 1], 1, atol=1e-9, err_msg=name)
+            assert (values[LAYER + 1 :] < 0.9).all(), name
+    assert np.abs(arrays["divergence/cosine"][:, : LAYER + 1]).max() < 1e-9
+    onset = info["divergence"]["onset"]
+    assert onset["layer"] == onset["low"] == onset["high"] == LAYER + 1
