@@ -23,8 +23,26 @@ SCORES = ("rouge1", "rouge2", "rougeL", "rougeLsum", "meteor")
 HOSTILE = "<script>document.title = 'owned'</script></script>\"'><img src=x onerror=alert(1)>"
 
 
-def write(root, layers=4, heads=6, steps=7, articles=8, width=16, neurons=24, tests=12, every=20, seed=0) -> Run:
-    """Write a whole run below `root` and return it."""
+LENGTHS = ((18, 11), (13, 8))  # of the texts that the head explorer shows: tokens in all, tokens of the prompt
+
+
+def write(
+    root,
+    layers=4,
+    heads=6,
+    steps=7,
+    articles=8,
+    width=16,
+    neurons=24,
+    tests=12,
+    every=20,
+    seed=0,
+    shown=3,
+    lengths=LENGTHS,
+    sentences=3,
+) -> Run:
+    """Write a whole run below `root` and return it. `shown` heads and texts of `lengths` are in the head explorer;
+    an article of the evaluation has `sentences` pairs of sentences."""
     run, random = Run(root), np.random.default_rng(seed)
     numbers = [every * index for index in range(steps)]
     run.write_json("run.json", _info(layers, heads, width, neurons, articles))
@@ -33,10 +51,10 @@ def write(root, layers=4, heads=6, steps=7, articles=8, width=16, neurons=24, te
         progress = index / max(steps - 1, 1)
         info, arrays = _capture(random, start, progress, step, layers, heads, articles, width, neurons)
         run.write_step(step, info, arrays)
-    write_evaluation(run, random, tests)
+    write_evaluation(run, random, tests, sentences)
     write_latent_space(run, random, numbers, layers, articles)
     run.write_json("causal.json", causal_info(layers, heads, articles))
-    write_attention_maps(run, layers, heads)
+    write_attention_maps(run, layers, heads, shown, lengths)
     return run
 
 
@@ -131,7 +149,7 @@ def _log(step, progress) -> list[dict]:
     return [{"step": step - 1, **numbers}, {"step": step, **numbers, "eval_loss": 3.1 - 1.9 * progress}]
 
 
-def write_evaluation(run: Run, random, tests: int) -> None:
+def write_evaluation(run: Run, random, tests: int, sentences: int) -> None:
     """evaluation.json and predictions.jsonl; every article tries to run a script in the reader's browser."""
     rows, values = [], {system: {score: [] for score in (*SCORES, "length")} for system in SYSTEMS}
     for index in range(tests):
@@ -151,7 +169,9 @@ def write_evaluation(run: Run, random, tests: int) -> None:
                 scores[system]["length"] = level / 2 + ease
             for score, value in scores[system].items():
                 values[system][score].append(value)
-        article = f"A crowd gathered in Town {index}. The mayor of Town {index} opened a new bridge on Monday. " * 3
+        article = (
+            f"A crowd gathered in Town {index}. The mayor of Town {index} opened a new bridge on Monday. " * sentences
+        )
         rows.append(
             {
                 "id": f"test-{index}",
@@ -239,12 +259,13 @@ def write_latent_space(run: Run, random, numbers: list[int], layers: int, articl
     run.write_arrays("latent_space.npz", arrays)
 
 
-def write_attention_maps(run: Run, layers: int, heads: int) -> None:
-    """attention_maps.json and attention_maps.npz of two articles and up to three heads."""
+def write_attention_maps(run: Run, layers: int, heads: int, count: int, lengths) -> None:
+    """attention_maps.json and attention_maps.npz of `count` heads (or all) and of articles with these lengths."""
     random = np.random.default_rng(7)
-    places = [(layers - 1, 0), (0, 0), (0, heads - 1)][: layers * heads]
+    others = [(layer, head) for layer in range(layers - 1, -1, -1) for head in range(heads)]
+    places = list(dict.fromkeys([(layers - 1, 0), (0, 0), (0, heads - 1), *others]))[:count]
     shown, arrays = [], {}
-    for article, (length, prompt) in enumerate([(18, 11), (13, 8)]):
+    for article, (length, prompt) in enumerate(lengths):
         tokens = [" word", ",", "\n", HOSTILE, *(f" token{index}" for index in range(4, length))]
         shown.append(
             {
@@ -264,7 +285,9 @@ def write_attention_maps(run: Run, layers: int, heads: int) -> None:
             for method in ("rollout", "value_weighted"):
                 key = f"flow/{article}/{model}/{method}"
                 arrays[f"{key}/sources"] = _quantised(rows[0])
-                arrays[f"{key}/count"] = random.integers(1, 5, (len(queries), layers)).astype(np.uint16)
+                arrays[f"{key}/count"] = random.integers(1, max(length // 35, 5), (len(queries), layers)).astype(
+                    np.uint16
+                )
                 total = int(arrays[f"{key}/count"].sum())
                 arrays[f"{key}/edges"] = random.integers(0, prompt, (total, 2)).astype(np.uint16)
                 arrays[f"{key}/weight"] = _quantised(random.uniform(0.002, 0.4, total))

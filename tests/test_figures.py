@@ -16,7 +16,8 @@ from scipy import stats
 from summlens import figures
 from summlens.errors import UserError
 from summlens.figures import heads, latent, over_time, parts, rundata, scores
-from summlens.figures.picture import chosen_frames, gif, render
+from summlens.figures.grid import grids
+from summlens.figures.picture import chosen_frames, gif, render, settle
 from summlens.figures.style import diverging_norm
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -111,6 +112,25 @@ def test_change_heatmap_has_a_cell_a_head_and_a_scale_symmetric_about_zero(data,
     assert axes.get_ylabel() == "layer" and axes.yaxis_inverted()
     assert heads.BY_KEY[key].unit in [a.get_ylabel() for a in picture.figure.axes]
     assert "n = 6 probe articles" in picture.reading
+
+
+def test_grids_say_where_the_heads_lie_on_the_page(data):
+    picture = heads.heatmap(data, "entropy")
+    settle(picture.figure)
+    found = grids(picture.figure)
+    assert [(grid.layers, grid.heads) for grid in found] == [(3, 5)] * 3  # neither colour bars nor the grey above
+    width, height = picture.figure.canvas.get_width_height()
+    for grid, axes in zip(found, picture.figure.axes, strict=False):
+        for layer, head in [(0, 0), (2, 1), (1, 4)]:
+            x, y = axes.transData.transform((head, layer))  # from the bottom left, in dots
+            assert x / width == pytest.approx(grid.left + grid.width * (head + 0.5) / 5)
+            assert 1 - y / height == pytest.approx(grid.top + grid.height * (layer + 0.5) / 3)
+    result = rundata.change(data, heads.BY_KEY["entropy"].arrays)
+    for grid, values in zip(found, (result.base, result.fine_tuned, result.change), strict=True):
+        assert grid.values == pytest.approx(values)
+    assert grids(latent.similarity(data).figure) == []
+    moving = heads.evolution(data).grids
+    assert len(moving) == 2 and all(grid.values is None for grid in moving)
 
 
 def test_heads_below_the_noise_floor_are_greyed_though_their_interval_leaves_out_zero(data):

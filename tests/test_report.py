@@ -524,6 +524,72 @@ def test_browser_click_in_the_heatmap_opens_the_head(browser, run):
     assert "--explore 1.1" in part(driver, "explorer", "reading").text
 
 
+def cell(driver, drawing: str, grid: dict, layer: int, head: int):
+    """The pointer over a cell of a still heatmap: the drawing, and the cell's centre from the drawing's own centre."""
+    element = driver.find_element("css selector", drawing)
+    driver.execute_script("arguments[0].scrollIntoView({behavior: 'instant', block: 'center'})", element)
+    left, top, width, height = grid["place"]
+    x = left + width * (head + 0.5) / grid["heads"] - 0.5
+    y = top + height * (layer + 0.5) / grid["layers"] - 0.5
+    box = element.rect
+    return element, x * box["width"], y * box["height"]
+
+
+@pytest.mark.parametrize("panel", [0, 2])
+def test_browser_still_heatmaps_name_their_cells_and_open_the_head(browser, run, data, panel):
+    from selenium.webdriver import ActionChains
+
+    driver = opened(browser, run, 1440)
+    grids = json.loads(driver.execute_script("return document.getElementById('grids').textContent"))
+    still = grids["heads_sparsity"][panel]
+    before, after = (data.ends("attention/sparsity/summary")[i].mean(0) for i in range(2))
+    shown = (before, after, after - before)[panel]
+    for layer, head, says in ((0, 3, "Head 0.3,"), (1, 2, "--explore 1.2,")):
+        element, x, y = cell(driver, "#heads_sparsity .drawing svg", still, layer, head)
+        ActionChains(driver).move_to_element_with_offset(element, x, y).perform()
+        name, value = driver.find_element("css selector", ".ring span").text.replace("−", "-").split(": ")
+        assert name == f"head {layer}.{head}" and float(value) == pytest.approx(shown[layer, head], rel=6e-3)
+        assert element.value_of_css_property("cursor") == "pointer"
+        ActionChains(driver).click().perform()
+        assert says in part(driver, "explorer", "reading").text
+        assert (
+            driver.execute_script("return Math.abs(document.querySelector('#explorer').getBoundingClientRect().top)")
+            < 2
+        )
+        driver.back()
+    # Beside the cells there is nothing to open.
+    ActionChains(driver).move_to_element_with_offset(element, -element.rect["width"] / 2 + 2, 0).perform()
+    assert element.value_of_css_property("cursor") != "pointer"
+    assert not driver.find_element("css selector", ".ring").is_displayed()
+
+
+def test_browser_animation_opens_the_head(browser, run):
+    from selenium.webdriver import ActionChains
+
+    driver = opened(browser, run, 390)
+    grids = json.loads(driver.execute_script("return document.getElementById('grids').textContent"))
+    element, x, y = cell(driver, "#heads_evolution img", grids["heads_evolution"][1], 2, 0)
+    ActionChains(driver).move_to_element_with_offset(element, x, y).perform()
+    assert driver.find_element("css selector", ".ring span").text == "head 2.0"
+    ActionChains(driver).click().perform()
+    assert part(driver, "explorer", "reading").text.startswith("Head 2.0,")
+
+
+def test_every_figure_with_head_cells_says_that_they_open(page):
+    for name in (
+        "heads_evolution",
+        "heads_slider",
+        "heads_kl",
+        "causal_ablation",
+        "causal_patching",
+        "weight_change_heads",
+    ):
+        figure = page[page.index(f'<figure id="{name}">') :]
+        assert "Click a cell to see where that head looks." in figure[: figure.index("</figure>")]
+    figure = page[page.index('<figure id="representation_similarity">') :]
+    assert "Click a cell" not in figure[: figure.index("</figure>")]
+
+
 def test_browser_shows_one_text_at_a_time_on_a_phone(browser, run):
     driver = opened(browser, run, 390)
     texts = [part(driver, "explorer", view) for view in ("base", "fine_tuned", "difference")]

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from summlens.figures.heads import ARTICLES_ONLY, BY_KEY, cells, cells_over
+from summlens.figures.grid import cells, cells_over
+from summlens.figures.heads import ARTICLES_ONLY, BY_KEY
 from summlens.figures.over_time import line
 from summlens.figures.picture import Picture, new_figure
 from summlens.figures.rundata import Missing, RunData

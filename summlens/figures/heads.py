@@ -3,16 +3,15 @@
 from dataclasses import dataclass
 
 import numpy as np
-from matplotlib.colors import ListedColormap, Normalize
+from matplotlib.colors import Normalize
 
+from summlens.figures.grid import cells, cells_over, grids
 from summlens.figures.picture import Picture, chosen_frames, gif, new_figure, settle
 from summlens.figures.rundata import Change, Missing, RunData, change, interval
 from summlens.figures.style import (
     ACCENT,
     DIVERGING,
     INK,
-    MUTED,
-    UNCERTAIN,
     diverging_norm,
     plotly_scale,
     plotly_template,
@@ -21,7 +20,6 @@ from summlens.figures.style import (
 )
 
 ARTICLES_ONLY = "The interval is over probe articles; it does not cover another training seed."
-RASTER_CELLS = 400  # larger heatmaps are an image inside the SVG: thousands of paths would make the report heavy
 
 
 @dataclass(frozen=True)
@@ -165,32 +163,6 @@ def _multiplicity(metric: Metric, result: Change) -> str:
     return f"By chance alone about {expected:.0f} of these heads would leave their interval."
 
 
-def cells(axes, values: np.ndarray, **options):
-    """Draw (L, H) values as one cell a head, layer 0 on top, with a cross where a value is missing."""
-    layers, heads = values.shape
-    mesh = axes.pcolormesh(
-        np.arange(heads + 1) - 0.5,
-        np.arange(layers + 1) - 0.5,
-        np.ma.masked_invalid(values),
-        rasterized=values.size > RASTER_CELLS,
-        **options,
-    )
-    rows, columns = np.nonzero(~np.isfinite(values))
-    if rows.size:
-        axes.scatter(columns, rows, marker="x", s=14, linewidths=0.8, color=MUTED)
-    axes.set(xlim=(-0.5, heads - 0.5), ylim=(layers - 0.5, -0.5))
-    axes.set_xticks(_ticks(heads))
-    axes.set_yticks(_ticks(layers))
-    axes.grid(False)
-    axes.tick_params(length=0)
-    axes.spines[:].set_visible(False)
-    return mesh
-
-
-def _ticks(count: int) -> range:
-    return range(0, count, 1 if count <= 12 else 2 if count <= 26 else 4)
-
-
 def _size(layers: int, rows: int) -> float:
     return rows * float(np.clip(0.2 * layers + 1.0, 1.9, 4.6))
 
@@ -231,19 +203,6 @@ def _draw_change(metric: Metric, rows: list, differs: np.ndarray) -> object:
     for axes in grid[-1]:
         axes.set_xlabel("head")
     return figure
-
-
-def cells_over(axes, mask: np.ndarray) -> None:
-    """Grey the cells where `mask` is 1 (NaN elsewhere)."""
-    layers, heads = mask.shape
-    axes.pcolormesh(
-        np.arange(heads + 1) - 0.5,
-        np.arange(layers + 1) - 0.5,
-        np.ma.masked_invalid(mask),
-        cmap=ListedColormap([UNCERTAIN]),
-        rasterized=mask.size > RASTER_CELLS,
-        label="interval contains 0",
-    )
 
 
 def _bar(figure, mesh, axes, label: str) -> None:
@@ -290,6 +249,7 @@ def evolution(data: RunData) -> Picture:
         f"positions of n = {data.articles} probe articles.",
         "Means without intervals: the heatmaps below carry them.",
         animation=gif(frames, max(80, min(500, 8000 // len(chosen))), [mesh_kl.cmap, mesh_entropy.cmap]),
+        grids=grids(figure, still=False),
     )
 
 
@@ -350,6 +310,7 @@ def slider(data: RunData) -> Picture:
     plot.update_layout(
         template=plotly_template(),
         height=int(np.clip(30 * layers + 230, 350, 900)),
+        meta={"cells": "heads"},
         xaxis={"title": "head", "dtick": 1 if heads <= 16 else 4, "showgrid": False, "zeroline": False},
         yaxis={"title": "layer", "autorange": "reversed", "dtick": 1 if layers <= 16 else 4, "showgrid": False},
         sliders=[

@@ -3,7 +3,8 @@
 import numpy as np
 from matplotlib.colors import Normalize
 
-from summlens.figures.heads import ARTICLES_ONLY, cells
+from summlens.figures.grid import draw_matrix
+from summlens.figures.heads import ARTICLES_ONLY
 from summlens.figures.over_time import BAND_RESAMPLES, chosen_layers, line
 from summlens.figures.picture import Picture, gif, new_figure
 from summlens.figures.rundata import Missing, RunData, interval
@@ -40,9 +41,9 @@ def similarity(data: RunData) -> Picture:
     figure = new_figure(9.2, 3.1)
     panels = figure.subplots(1, len(present) + 1, width_ratios=[1] * len(present) + [1.15])
     for axes, measure in zip(panels, present, strict=False):
-        matrix = _array(data, f"{measure}/base_fine_tuned").astype(float)
-        norm = Normalize(min(0.0, float(np.nanmin(matrix))) if np.isfinite(matrix).any() else 0.0, 1.0)
-        mesh = cells(axes, matrix, cmap=sequential_map(), norm=norm)
+        values = _array(data, f"{measure}/base_fine_tuned").astype(float)
+        norm = Normalize(min(0.0, float(np.nanmin(values))) if np.isfinite(values).any() else 0.0, 1.0)
+        mesh = draw_matrix(axes, values, cmap=sequential_map(), norm=norm)
         axes.set(title=MEASURES[measure][0].upper() + MEASURES[measure][1:], xlabel="fine-tuned layer")
         axes.set_aspect("equal")
         bar = figure.colorbar(mesh, ax=axes, aspect=20, pad=0.03, shrink=0.8)

@@ -4,7 +4,8 @@ import re
 
 import numpy as np
 
-from summlens.figures.heads import ARTICLES_ONLY, cells
+from summlens.figures.grid import cells, draw_matrix
+from summlens.figures.heads import ARTICLES_ONLY
 from summlens.figures.over_time import BAND_RESAMPLES, chosen_layers, line
 from summlens.figures.picture import Picture, new_figure
 from summlens.figures.rundata import Missing, RunData, interval, neuron_change
@@ -69,7 +70,7 @@ def weight_change(data: RunData) -> Picture:
         over_steps.append(_rows_mean(values) if names == kinds else np.full(len(kinds), np.nan))
     figure = new_figure(9.2, max(2.7, 0.26 * len(kinds) + 1.1))
     left, right = figure.subplots(1, 2, width_ratios=[1.25, 1])
-    mesh = cells(left, 100 * table, cmap=sequential_map(), norm=sequential_norm(100 * table))
+    mesh = draw_matrix(left, 100 * table, cmap=sequential_map(), norm=sequential_norm(100 * table))
     left.set(title="At the last step", xlabel="layer")
     left.set_yticks(range(len(kinds)), kinds)
     bar = figure.colorbar(mesh, ax=left, label="% of the matrix's norm", aspect=28, pad=0.02)

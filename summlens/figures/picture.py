@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import imageio.v3 as iio
@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from summlens.artifacts import write_atomically
+from summlens.figures.grid import Grid, grids
 from summlens.figures.style import ACCENT, INK, MUTED, PAPER, STYLE
 
 GIF_FRAMES, GIF_BYTES = 60, 3_000_000
@@ -35,6 +36,7 @@ class Picture:
     figure: Figure | None = None
     plot: object | None = None  # plotly.graph_objects.Figure
     animation: bytes | None = None
+    grids: list[Grid] = field(default_factory=list)  # where heads are drawn; `save` finds those of `figure`
     svg: bytes | None = None  # the figure as `save` rendered it, for the report
 
 
@@ -63,6 +65,7 @@ def save(picture: Picture, folder: Path, formats: tuple[str, ...] = ("png", "svg
     written = []
     if picture.figure is not None:
         settle(picture.figure)
+        picture.grids = grids(picture.figure)
         picture.svg = render(picture.figure, "svg")
         for suffix in formats:
             content = picture.svg if suffix == "svg" else render(picture.figure, suffix)

@@ -13,6 +13,7 @@ from markupsafe import Markup, escape
 from summlens import __version__
 from summlens.artifacts import write_atomically
 from summlens.figures import SECTIONS, Entry, Picture
+from summlens.figures.grid import Grid
 from summlens.figures.heads import BY_KEY, METRICS, HeadRow, most_changed
 from summlens.figures.picture import PLOTLY_CONFIG
 from summlens.figures.rundata import Missing, RunData
@@ -64,6 +65,7 @@ def html(data: RunData, made: Made) -> str:
         sections=_sections(made),
         heads=[_head(row) for row in heads],
         head_columns=[BY_KEY[key] for key in TABLE_METRICS if heads and key in heads[0].numbers],
+        grids=_json({picture.name: [_grid(one) for one in picture.grids] for _, picture in made.pictures}),
         explorer=maps and {**vars(maps), "json": _json(maps.packed), "names": maps.packed["heads"]},
         examples=chosen,
         missing=missing,
@@ -111,7 +113,7 @@ def _sections(made: Made) -> list[dict]:
 
 def figure(picture: Picture) -> dict:
     """What the template's `draw` shows of a picture that was saved."""
-    shown = {"picture": picture, "svg": None, "gif": None, "plot": None}
+    shown = {"picture": picture, "svg": None, "gif": None, "plot": None, "heads": bool(picture.grids)}
     if picture.svg is not None:
         shown["svg"] = inline_svg(picture.svg.decode(), picture.name)
     if picture.animation is not None:
@@ -120,7 +122,19 @@ def figure(picture: Picture) -> dict:
         plot = json.loads(picture.plot.to_json())
         shown["plot"] = _json({**plot, "config": PLOTLY_CONFIG})
         shown["height"] = picture.plot.layout.height or 450
+        shown["heads"] = (picture.plot.layout.meta or {}).get("cells") == "heads"
     return shown
+
+
+def _grid(grid: Grid) -> dict:
+    """What the page needs to know which head is under the pointer, and the value that is drawn there."""
+    place = [round(share, 5) for share in (grid.left, grid.top, grid.width, grid.height)]
+    values = None if grid.values is None else [[_short(value) for value in row] for row in grid.values]
+    return {"place": place, "layers": grid.layers, "heads": grid.heads, "values": values}
+
+
+def _short(value: float) -> float | None:
+    return float(f"{value:.3g}") if np.isfinite(value) else None
 
 
 def _json(value) -> Markup:

@@ -189,9 +189,10 @@
       part("pointed").textContent = `${quoted(articles[state.article].tokens[key])}: base ${percent(shownRows.base[key])}, ` +
         `fine-tuned ${percent(shownRows.fine_tuned[key])}, ${points(shownRows.difference[key])}`;
     });
-    // Heads clicked in the heatmap with the slider, and links from the table of heads.
+    // Heads clicked in a heatmap, and links from the table of heads. The browser's Back leads to where the reader was.
     document.addEventListener("summlens:head", ({ detail }) => {
       const index = heads.indexOf(detail);
+      history.pushState(null, "", "#explorer");
       root.scrollIntoView();
       if (index >= 0) {
         setHead(index);

@@ -2,6 +2,9 @@
 (() => {
   const ink = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   const plots = [...document.querySelectorAll(".plot")];
+  const openHead = (layer, head) => {
+    document.dispatchEvent(new CustomEvent("summlens:head", { detail: `${layer}.${head}` }));
+  };
 
   // Plotly draws its own text and grids: they get the page's inks, again when light and dark change.
   const inks = (layout) => {
@@ -23,9 +26,7 @@
       return Promise.resolve();
     }
     return Plotly.newPlot(box, { data, layout, frames, config }).then(() => {
-      if (box.id === "plot-heads_slider") box.on("plotly_click", ({ points: [{ x, y }] }) => {
-        document.dispatchEvent(new CustomEvent("summlens:head", { detail: `${y}.${x}` }));
-      });
+      if (layout.meta?.cells === "heads") box.on("plotly_click", ({ points: [{ x, y }] }) => openHead(y, x));
       return Plotly.relayout(box, inks(layout));
     });
   };
@@ -37,6 +38,45 @@
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
     for (const box of plots) if (box.layout) Plotly.relayout(box, inks(box.layout));
   });
+
+  // Still heatmaps of heads: the cell under the pointer is ringed and named, a click opens its head.
+  const ring = document.createElement("div");
+  ring.className = "ring";
+  ring.hidden = true;
+  ring.append(document.createElement("span"));
+  document.body.append(ring);
+  const hide = () => { ring.hidden = true; };
+  const cellAt = (frame, grids, { clientX, clientY }) => {
+    for (const { place: [left, top, width, height], layers, heads, values } of grids) {
+      const head = Math.floor(heads * ((clientX - frame.left) / frame.width - left) / width);
+      const layer = Math.floor(layers * ((clientY - frame.top) / frame.height - top) / height);
+      if (head < 0 || head >= heads || layer < 0 || layer >= layers) continue;
+      const w = width * frame.width / heads, h = height * frame.height / layers;
+      const value = values && (values[layer][head] === null ? "no value" : String(values[layer][head]).replace("-", "−"));
+      return { layer, head, value, w, h, x: frame.left + left * frame.width + head * w, y: frame.top + top * frame.height + layer * h };
+    }
+    return null;
+  };
+  for (const [name, grids] of Object.entries(JSON.parse(document.getElementById("grids").textContent))) {
+    for (const drawing of document.querySelectorAll(`#${name} .drawing svg, #${name} .moving img`)) {
+      const find = (event) => cellAt(drawing.getBoundingClientRect(), grids, event);
+      drawing.addEventListener("pointermove", (event) => {
+        const cell = find(event);
+        ring.hidden = !cell;
+        drawing.style.cursor = cell && document.getElementById("explorer") ? "pointer" : "";
+        if (!cell) return;
+        Object.assign(ring.style, { left: `${cell.x}px`, top: `${cell.y}px`, width: `${cell.w}px`, height: `${cell.h}px` });
+        ring.classList.toggle("leftwards", cell.x > innerWidth / 2);
+        ring.firstChild.textContent = `head ${cell.layer}.${cell.head}${cell.value === null ? "" : `: ${cell.value}`}`;
+      });
+      drawing.addEventListener("pointerleave", hide);
+      drawing.addEventListener("click", (event) => {
+        const cell = find(event);
+        if (cell) openHead(cell.layer, cell.head);
+      });
+    }
+  }
+  addEventListener("scroll", hide, true);
 
   // A link to a folded place opens it; on paper everything is open.
   const reveal = () => {
