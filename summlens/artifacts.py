@@ -32,8 +32,8 @@ predictions.jsonl   a row an article: id, article, reference, `summaries` {syste
 latent_space.json   names, settings and intervals of the arrays in latent_space.npz (see summlens.latent_space).
 causal.json         ablation, patching, circuit and noise floor, with intervals and flags; causal.npz holds the effects
                     by probe article (see summlens.causal).
-companions/<name>/  run.json and captured steps of a fine-tune that the run is compared with (`Run.companion`): a control
-                    (shuffled-pairs, language-model) or another seed (seed-43), on the same probe articles.
+companions/<name>/  run.json and captured steps of a fine-tune that the run is compared with (`Run.companion`): a
+                    control (shuffled-pairs, language-model) or another seed (seed-43), on the same probe articles.
 attention_maps.json attention rows and information flow of a few heads and probe articles, with the tokens' texts;
                     arrays in attention_maps.npz (see summlens.explorer).
 """
