@@ -5,7 +5,7 @@ interface. What cannot be read rightly is refused by name.
 """
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -59,20 +59,58 @@ class Architecture:
 
         The one place that knows how fused projections are laid out. Views where the layout allows, never a bias.
         """
-        block = self.blocks[layer]
+        output = _matrix(self.blocks[layer].output).T.unflatten(0, (self.heads, self.head_dim))
+        return {**self._by_head(layer, _matrix), "o": output}
+
+    def _by_head(self, layer: int, rows: Callable[[nn.Module], Tensor]) -> dict[str, Tensor]:
+        """{q, k, v: (heads, d, ...)} of what `rows` gives of the projections, with their outputs as first axis."""
         shape = {"q": self.heads, "k": self.key_heads, "v": self.key_heads}
-        children = dict(block.attention.named_children())
+        children = dict(self.blocks[layer].attention.named_children())
         if "c_attn" in children:  # GPT-2: [Q; K; V], heads in order within each
-            q, k, v = _matrix(children["c_attn"]).unflatten(0, (3, self.heads, self.head_dim))
+            q, k, v = rows(children["c_attn"]).unflatten(0, (3, self.heads, self.head_dim))
         elif "query_key_value" in children:  # GPT-NeoX: for each head in turn its q, k, v
-            q, k, v = _matrix(children["query_key_value"]).unflatten(0, (self.heads, 3, self.head_dim)).unbind(1)
+            q, k, v = rows(children["query_key_value"]).unflatten(0, (self.heads, 3, self.head_dim)).unbind(1)
         else:
             if "qkv_proj" in children:  # Phi-3: [Q; K; V] with fewer key heads
-                parts = _matrix(children["qkv_proj"]).split([n * self.head_dim for n in shape.values()])
+                parts = rows(children["qkv_proj"]).split([n * self.head_dim for n in shape.values()])
             else:
-                parts = [_matrix(children[name]) for name in _SEPARATE]
+                parts = [rows(children[name]) for name in _SEPARATE]
             q, k, v = (w.unflatten(0, (n, self.head_dim)) for w, n in zip(parts, shape.values(), strict=True))
-        return {"q": q, "k": k, "v": v, "o": _matrix(block.output).T.unflatten(0, (self.heads, self.head_dim))}
+        return {"q": q, "k": k, "v": v}
+
+    def head_masks(self, heads: Iterable[tuple[int, int]]) -> dict[str, Tensor]:
+        """{parameter name: bool, of the parameter's shape}: the entries that are these heads' alone ((layer, head)).
+
+        They are the weights and biases of the head's query, key and value, and its part of the output projection's
+        weight (whose bias is all heads'). Where query heads share keys and values, these are no head's alone: left out.
+        """
+        masks: dict[int, Tensor] = {}
+
+        def mask(parameter: Tensor) -> Tensor:
+            return masks.setdefault(id(parameter), torch.zeros_like(parameter, dtype=torch.bool))
+
+        def weight(linear: nn.Module) -> Tensor:
+            return _matrix(linear, mask(linear.weight))
+
+        def bias(linear: nn.Module) -> Tensor:
+            return torch.zeros(len(_matrix(linear))) if linear.bias is None else mask(linear.bias)
+
+        own = "qkv" if self.key_heads == self.heads else "q"
+        for layer, head in heads:
+            for entries in (self._by_head(layer, weight), self._by_head(layer, bias)):
+                for part in own:
+                    entries[part][head] = True
+            weight(self.blocks[layer].output).T.unflatten(0, (self.heads, self.head_dim))[head] = True
+        return {name: masks[id(p)] for name, p in self.model.named_parameters() if id(p) in masks and masks[id(p)].any()}
+
+    def projections(self, layer: int) -> dict[str, tuple[int, int]]:
+        """{module name: (inputs, outputs)} of every projection of a block, of attention and MLP."""
+        block = self.blocks[layer]
+        return {
+            f"{block.name}.{name}": tuple(_matrix(module).T.shape)
+            for name, module in block.module.named_modules()
+            if isinstance(module, (nn.Linear, Conv1D))
+        }
 
     def matrices(self) -> Iterator[tuple[str, int | None, Tensor]]:
         """(name, layer or None outside the blocks, weight) of every weight matrix; a fused projection as its q, k, v.
@@ -172,9 +210,10 @@ def _linears(module: nn.Module) -> list[nn.Module]:
     return [m for m in module.modules() if isinstance(m, (nn.Linear, Conv1D))]
 
 
-def _matrix(linear: nn.Module) -> Tensor:
-    """A linear layer's weight as (outputs, inputs); Conv1D holds the transpose."""
-    return linear.weight.T if isinstance(linear, Conv1D) else linear.weight
+def _matrix(linear: nn.Module, weight: Tensor | None = None) -> Tensor:
+    """A linear layer's weight (or what has its shape) as (outputs, inputs); Conv1D holds the transpose."""
+    weight = linear.weight if weight is None else weight
+    return weight.T if isinstance(linear, Conv1D) else weight
 
 
 @contextmanager

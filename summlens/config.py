@@ -5,9 +5,12 @@ Nothing heavy is imported here, so that `--help` answers at once.
 
 import argparse
 import dataclasses
+import importlib.util
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from summlens import selection
 from summlens.errors import UserError
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -59,6 +62,9 @@ class Config:
     evaluation_steps: int = _value(500, "steps between two validation losses", "steps", positive=True)
     checkpoint_steps: int = _value(500, "steps between two checkpoints", "steps", positive=True)
     logging_steps: int = _value(10, "steps between two log lines and TensorBoard points", "steps", positive=True)
+    trainable: str = _value("all", f"what learns: {selection.FORMS}")
+    lora: bool = _value(False, "train low-rank adapters (LoRA) of the named layers' projections, merged at the end")
+    lora_rank: int = _value(8, "rank of the adapters", "dimensions", positive=True)
     seed: int = _value(42, "seed of every random choice")
 
     # capture
@@ -205,6 +211,11 @@ def check(config: Config, processes: int = 1) -> None:
         raise UserError(f"--prompt must contain {{article}} exactly once, it is {config.prompt!r}")
     if config.generation_backend == "vllm" and config.num_beams > 1:
         raise UserError(f"--generation-backend vllm is greedy here: leave it or --num-beams {config.num_beams} out")
+    part = selection.parse(config.trainable)
+    if config.lora and part.kind == "heads":
+        raise UserError(f"--lora adapts whole projections, not --trainable {config.trainable!r}: name layers")
+    if config.lora and not importlib.util.find_spec("peft"):
+        raise UserError(f"--lora needs the package peft: install it with {sys.executable} -m pip install peft")
     for field in dataclasses.fields(Config):
         value = getattr(config, field.name)
         if field.type in (int, float) and not (value > 0 if field.metadata["positive"] else value >= 0):
