@@ -101,7 +101,9 @@ class Architecture:
                 for part in own:
                     entries[part][head] = True
             weight(self.blocks[layer].output).T.unflatten(0, (self.heads, self.head_dim))[head] = True
-        return {name: masks[id(p)] for name, p in self.model.named_parameters() if id(p) in masks and masks[id(p)].any()}
+        return {
+            name: masks[id(p)] for name, p in self.model.named_parameters() if id(p) in masks and masks[id(p)].any()
+        }
 
     def projections(self, layer: int) -> dict[str, tuple[int, int]]:
         """{module name: (inputs, outputs)} of every projection of a block, of attention and MLP."""

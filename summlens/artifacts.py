@@ -7,7 +7,8 @@ With A probe articles, L layers, H heads, N MLP hidden neurons, D model width, a
 (queries that predict summary tokens) and `all` (every real position), a run holds in `interpretability_metrics/`:
 
 run.json            configuration as resolved, versions, git commit, device, seed, data fingerprint, and
-                    `model` {layers, heads, width, neurons, parameters}, `probe` {ids, texts}, `finished` (bool).
+                    `model` {layers, heads, width, neurons, parameters, trainable: how many numbers learn, trained: the
+                    layers or heads they are in}, `probe` {ids, texts}, `finished` (bool).
 step_NNNNNN.json    step, epoch, `attention_metrics` (names), `positions` (names),
                     `scalars` {name: number}            (losses, learning rate, means: what TensorBoard shows),
                     `gradients` null or {total, layers: [L], embeddings, final_norm}: L2 norms before clipping,

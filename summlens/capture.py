@@ -115,14 +115,15 @@ def weight_change(model: nn.Module, base: nn.Module) -> tuple[dict[str, dict], d
     return matrices, {name: np.stack(values).astype(np.float32) for name, values in rows.items()}
 
 
-def gradient_norms(model: nn.Module) -> dict:
+def gradient_norms(model: nn.Module, found: Architecture | None = None) -> dict:
     """L2 norms of the gradients in `.grad`: {total, layers: [L], embeddings, final_norm}.
 
     Read it at the optimiser step, before clipping and before the gradients are zeroed: `.grad` then holds the
     accumulated gradient of all the step's micro-batches (with loss scaling, unscale first). `embeddings` are the token
-    and position embeddings and the unembedding; `final_norm` is what else stands outside the blocks.
+    and position embeddings and the unembedding; `final_norm` is what else stands outside the blocks. A model into which
+    adapters were put needs `found`, its architecture before.
     """
-    found = architecture(model)
+    found = found or architecture(model)
     tables = [m for m in model.modules() if isinstance(m, nn.Embedding)] + [model.get_output_embeddings()]
     embeddings = {id(parameter) for module in tables for parameter in module.parameters()}
     groups: dict[int | str, list[Tensor | None]] = {i: [] for i in [*range(found.layers), "embeddings", "final_norm"]}

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from summlens import data, models, processes
+from summlens import data, models, processes, trainable
 from summlens.artifacts import Run
 from summlens.capture import architecture
 from summlens.config import PROJECT, Config
@@ -58,6 +58,7 @@ def _prepare(config: Config, run: Run) -> Experiment:
     name = config.resolve(config.model)
     tokenizer, base = models.load_tokenizer(name), models.load_model(name)
     models.check_pair(base, tokenizer, config.model)
+    trainable.selection(config, base)  # refused before the data are encoded
     limit = models.positions(base)
     if limit and config.window > limit:
         raise UserError(f"--window {config.window} is longer than the {limit} positions of {config.model}")
@@ -135,6 +136,8 @@ def record(experiment: Experiment, state: str) -> None:
                 "neurons": shape.neurons,
                 "parameters": sum(parameter.numel() for parameter in base.parameters()),
                 "window": experiment.encoder.window,
+                "trainable": trainable.count(config, base),
+                "trained": str(trainable.selection(config, base)),
             },
             "data": {
                 "fingerprint": experiment.fingerprint,

@@ -15,7 +15,7 @@ import copy
 import torch
 from torch import nn
 
-from summlens.architecture import architecture
+from summlens.architecture import Architecture, architecture
 from summlens.config import Config
 from summlens.selection import Selection, parse
 
@@ -29,36 +29,43 @@ def selection(config: Config, model: nn.Module) -> Selection:
 def count(config: Config, model: nn.Module) -> int:
     """How many numbers of the model, or of its adapters, learn: of a tensor of which a part learns, only that part."""
     found, chosen = architecture(model), selection(config, model)
-    layers = chosen.places if chosen.kind == "layers" else range(found.layers)
     if config.lora:
-        return sum(config.lora_rank * sum(shape) for layer in layers for shape in found.projections(layer).values())
+        return sum(config.lora_rank * sum(shape) for shape in _adapted(found, chosen).values())
     if chosen.kind == "heads":
         return sum(int(mask.sum()) for mask in found.head_masks(chosen.places).values())
-    return sum(p.numel() for name, p in model.named_parameters() if chosen.kind == "all" or found.layer_of(name) in layers)
+    whole = chosen.kind == "all"
+    return sum(p.numel() for name, p in model.named_parameters() if whole or found.layer_of(name) in chosen.places)
+
+
+def _adapted(found: Architecture, chosen: Selection) -> dict[str, tuple[int, int]]:
+    """{module name: (inputs, outputs)} of the projections that get adapters."""
+    layers = chosen.places if chosen.kind == "layers" else range(found.layers)
+    return {name: shape for layer in layers for name, shape in found.projections(layer).items()}
 
 
 class Part:
     """A model, of which the part that the configuration names learns; what else the Trainer sees is frozen.
 
     `model` is what the Trainer trains: the given one, changed in place, or peft's wrapper of it. `inside` is the given
-    one, whose parameters keep their layers' names, with any adapters. `masked` names the tensors that learn in part.
+    one, whose parameters keep their layers' names, with any adapters; `found` its architecture without them. `chosen`
+    is what learns, `masked` the names of the tensors that learn in part.
     """
 
     def __init__(self, model: nn.Module, config: Config):
         self.inside, self.found, self.lora = model, architecture(model), config.lora
-        chosen = selection(config, model)
+        self.chosen = chosen = selection(config, model)
         masks = self.found.head_masks(chosen.places) if chosen.kind == "heads" else {}
         self.masked = frozenset(masks)
         self._hooks = []
         if self.lora:
-            layers = chosen.places if chosen.kind == "layers" else range(self.found.layers)
-            self.model = _with_adapters(model, [n for layer in layers for n in self.found.projections(layer)], config)
+            self.model = _with_adapters(model, list(_adapted(self.found, chosen)), config)
             return
         self.model = model
         if chosen.kind == "all":
             return
         for name, parameter in model.named_parameters():
-            parameter.requires_grad_(name in masks or chosen.kind == "layers" and self.found.layer_of(name) in chosen.places)
+            layer = self.found.layer_of(name)
+            parameter.requires_grad_(name in masks if chosen.kind == "heads" else layer in chosen.places)
             if name in masks:
                 self._hooks.append(parameter.register_hook(_Mask(masks[name])))
 

@@ -20,12 +20,14 @@ from summlens.data import IGNORED, ByLength, Example, collate, lengths
 from summlens.errors import UserError
 from summlens.experiment import Experiment
 from summlens.tensorboard import TensorBoard
+from summlens.trainable import Part, count
 
 log = logging.getLogger(__name__)
 
 
 def fine_tune(study: Experiment, resume: bool = False, sample_summaries=None):
-    """Train a copy of the study's base model and return it, in eval mode; the inside of it is captured on the way.
+    """Train a copy of the study's base model, or the part of it that the configuration names, and return it, in eval
+    mode and without adapters; the inside of it is captured on the way.
 
     `sample_summaries(model) -> str` gives a text for TensorBoard at every capture. With `resume`, training goes on from
     the newest whole checkpoint and ends with the weights of a run that was never interrupted. On SIGTERM the step is
@@ -39,6 +41,9 @@ def fine_tune(study: Experiment, resume: bool = False, sample_summaries=None):
         # transformers renames it on the way to version 6
         enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
         enable({"use_reentrant": False})
+    part = Part(model, config)
+    if config.trainable != "all" or config.lora:
+        log.info("%s learn: %s%s", f"{count(config, study.base):,} numbers", part.chosen, ", LoRA" * config.lora)
     checkpoint = processes.from_rank_zero(lambda: newest_checkpoint(run) if resume else None)
     first_step = checkpoint_step(checkpoint) if checkpoint else 0
     if checkpoint:
@@ -49,12 +54,13 @@ def fine_tune(study: Experiment, resume: bool = False, sample_summaries=None):
         board = TensorBoard(run.logs, from_step=first_step)
     progress, preemption = Progress(), Preemption()
     trainer = SummaryTrainer(
-        model=model,
+        model=part.model,
+        masked=part.masked,
         args=training_arguments(config, run, first_step),
         train_dataset=study.train,
         eval_dataset=study.validation,
         data_collator=collate,
-        callbacks=[Observer(study, board, sample_summaries), preemption, CheckpointSeal(), progress],
+        callbacks=[Observer(study, part, board, sample_summaries), preemption, CheckpointSeal(), progress],
     )
     trainer.remove_callback(PrinterCallback)
     if processes.rank() > 0:
@@ -74,7 +80,7 @@ def fine_tune(study: Experiment, resume: bool = False, sample_summaries=None):
         processes.wait()  # a launcher ends all at the first that ends: the checkpoint must be sealed
         log.warning("stopped by SIGTERM at step %d: --resume continues from there", trainer.state.global_step)
         raise SystemExit(128 + signal.SIGTERM)
-    return model.eval()
+    return part.release()
 
 
 def training_arguments(config: Config, run: Run, first_step: int = 0) -> TrainingArguments:
@@ -124,9 +130,11 @@ class SummaryTrainer(Trainer):
 
     With several processes an optimiser step has the articles that it has with one: its micro-batches are dealt out in
     turn. What the last, short step of an epoch lacks is filled with NOTHING, never with articles a second time.
+    Of the parameters that `masked` names only a part learns.
     """
 
-    def __init__(self, **options):
+    def __init__(self, masked: frozenset[str] = frozenset(), **options):
+        self.masked = masked
         self.lengths = lengths(options["train_dataset"])
         options["train_dataset"] = _WithNothing(options["train_dataset"])
         super().__init__(**options)
@@ -140,6 +148,9 @@ class SummaryTrainer(Trainer):
             sampler.multiple = at_once
         self.add_callback(_TellEpoch(sampler))
         return sampler
+
+    def get_decay_parameter_names(self, model) -> list[str]:
+        return [name for name in super().get_decay_parameter_names(model) if name not in self.masked]
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         targets = torch.nn.functional.pad(inputs["labels"], (0, 1), value=IGNORED)[:, 1:]  # of query t: token t + 1
@@ -245,9 +256,9 @@ class Observer(TrainerCallback):
     and wait.
     """
 
-    def __init__(self, study: Experiment, board: TensorBoard | None, sample_summaries=None):
+    def __init__(self, study: Experiment, part: Part, board: TensorBoard | None, sample_summaries=None):
         self.base, self.probe, self.config, self.run = study.base, study.probe, study.config, study.run
-        self.board, self.sample_summaries = board, sample_summaries
+        self.part, self.board, self.sample_summaries = part, board, sample_summaries
         self.gradients: dict | None = None
         self.pending: tuple | None = None  # a captured step that waits for its log entries
 
@@ -255,20 +266,20 @@ class Observer(TrainerCallback):
         if self.board:
             self.base.to(model.device).eval()
         if state.global_step == 0:
-            self._capture(state, model)
+            self._capture(state)
 
     def on_step_begin(self, args, state, control, **_):
         self._write(state)
 
     def on_pre_optimizer_step(self, args, state, control, model=None, **_):
         if self._due(state.global_step + 1, state.max_steps):
-            self.gradients = gradient_norms(model)
+            self.gradients = gradient_norms(self.part.inside, self.part.found)
         if self.config.max_grad_norm:
             torch.nn.utils.clip_grad_norm_(model.parameters(), self.config.max_grad_norm)
 
-    def on_step_end(self, args, state, control, model=None, **_):
+    def on_step_end(self, args, state, control, **_):
         if self._due(state.global_step, state.max_steps):
-            self._capture(state, model)
+            self._capture(state)
             control.should_log = True
         if state.global_step == state.max_steps:
             control.should_evaluate = True
@@ -287,7 +298,8 @@ class Observer(TrainerCallback):
     def _due(self, step: int, last: int) -> bool:
         return step % self.config.capture_steps == 0 or step == last
 
-    def _capture(self, state, model) -> None:
+    def _capture(self, state) -> None:
+        model = self.part.plain()
         if self.board:
             self._look_inside(state, model)
         if self.sample_summaries:
