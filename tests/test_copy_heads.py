@@ -13,8 +13,11 @@ import pytest
 import torch
 from datasets import load_dataset
 
-from summlens import data, models
+from summlens import config as configuration
+from summlens import data, experiment, models, training
+from summlens.artifacts import Run
 from summlens.capture import capture
+from summlens.metrics.statistics import bootstrap_interval
 
 ROOT = Path(__file__).parents[1]
 MODEL, SAMPLE = ROOT / "data" / "model", ROOT / "data" / "sample" / "test.parquet"
@@ -50,26 +53,47 @@ def articles():
     return found
 
 
-def test_copy_heads_look_at_the_source_of_the_fact(articles):
-    """Every copy head puts at least 0.2 of its mass on the true source, and 5 times what other heads do, each article.
+@pytest.fixture(scope="module")
+def fine_tuned(tmp_path_factory):
+    """The bundled model after 30 steps of 8 articles: its loss falls from 4.6 to about 1.2 nats."""
+    config = configuration.preset(
+        "demo", train_articles=240, validation_articles=2, test_articles=1, probe_articles=2, batch_size=8,
+        warmup_steps=5, capture_steps=1000, checkpoint_steps=1000, output_dir=str(tmp_path_factory.mktemp("run")),
+    )  # fmt: skip
+    return training.fine_tune(experiment.prepare(config, Run(config.output_dir)), resume=False)
 
-    Measured on a bundled model with two copy heads (scores 0.45 and 0.44): 0.47 of the mass against 0.016 in the other
-    22 heads, 30 times as much, and in no article less than 19 times.
-    """
-    model = models.load_model(str(MODEL))
-    ranking, held_out = articles[:16], articles[16:]
-    scores = capture(model, [example for example, _ in ranking], positions=("summary",))
-    scores = scores["attention/copy_score/summary"].mean(0)
-    copies = scores >= COPIES
-    if not copies.any():
-        pytest.skip(f"the bundled model has no copy head (largest copy score {scores.max():.3f}): see data/README.md")
 
+def mass_on_source(model, articles):
+    """Attention mass on the source span at the queries that write a fact, mean over an article's facts: (A, L, H)."""
     model.set_attn_implementation("eager")
-    on_source = np.empty((len(held_out), *scores.shape))
-    for row, (example, spans) in enumerate(held_out):
+    found = []
+    for example, spans in articles:
         with torch.no_grad():
             maps = model(torch.tensor([example.input_ids]), output_attentions=True).attentions
         maps = torch.cat(maps).numpy()  # (L, H, T, T)
-        on_source[row] = np.mean([maps[:, :, queries, keys].sum(-1).mean(-1) for queries, keys in spans], axis=0)
-    assert (on_source.mean(0)[copies] > 0.2).all()
-    assert (on_source[:, copies].mean(1) > 5 * on_source[:, ~copies].mean(1)).all()
+        found.append(np.mean([maps[:, :, queries, keys].sum(-1).mean(-1) for queries, keys in spans], axis=0))
+    return np.stack(found)
+
+
+def test_copy_heads_look_at_the_source_of_the_fact(articles, fine_tuned):
+    """The copy heads put at least 0.3 more of their mass on the true source than the rest do; fine-tuning adds to it.
+
+    Measured on 16 held-out articles, with 95 % intervals over them; the bundled model has two copy heads, 1.0 and 1.1.
+    Base: 0.49 of their mass against 0.01 in the other 22 heads, 0.47 [0.44, 0.51] more. Fine-tuned: 0.55 against 0.02,
+    0.54 [0.50, 0.57] more. The copy heads gain 0.07 [0.03, 0.10].
+    """
+    base = models.load_model(str(MODEL))
+    ranking, held_out = [example for example, _ in articles[:16]], articles[16:]
+    on_source = {}
+    for name, model in (("base", base), ("fine-tuned", fine_tuned)):
+        scores = capture(model, ranking, positions=("summary",))["attention/copy_score/summary"].mean(0)
+        copies = scores >= COPIES
+        assert copies.any(), f"the {name} model has no copy head: largest copy score {scores.max():.3f}"
+        mass = mass_on_source(model, held_out)
+        assert (mass.mean(0)[copies] > 0.2).all(), name
+        more, low, _ = bootstrap_interval(mass[:, copies].mean(1) - mass[:, ~copies].mean(1))
+        assert more > 0.3 and low > 0.25, name
+        assert (mass[:, copies].mean(1) > 5 * mass[:, ~copies].mean(1)).all(), name
+        on_source[name] = mass[:, copies].mean(1)
+    gain, low, _ = bootstrap_interval(on_source["fine-tuned"] - on_source["base"])
+    assert gain > low > 0
