@@ -9,7 +9,7 @@ With A probe articles, L layers, H heads, N MLP hidden neurons, D model width, a
 run.json            configuration as resolved, versions, git commit, device, seed, data fingerprint, and
                     `model` {layers, heads, width, neurons, parameters, trainable: how many numbers learn, trained: the
                     layers or heads they are in}, `probe` {ids, texts}, `finished` (bool).
-step_NNNNNN.json    step, epoch, `attention_metrics` (names), `positions` (names),
+step_NNNNNN.json    step, epoch, `whole` (bool, below), `attention_metrics` (names), `positions` (names),
                     `scalars` {name: number}            (losses, learning rate, means: what TensorBoard shows),
                     `gradients` null or {total, layers: [L], embeddings, final_norm}: L2 norms before clipping,
                     `weights` {matrix name: {layer: int or null, absolute, relative}}: ||W - W0||_F and its ratio,
@@ -24,6 +24,11 @@ step_NNNNNN.npz     float32 unless said otherwise; per probe article, so that ev
                     latent/residual                    (A, L + 1, D) mean residual stream over summary positions
                     weights_by_head/<q|k|v|o>/absolute, .../relative                   (L, H)
                     loss/summary                       (A,) nats a token of the reference summary
+                    A *whole* capture holds all of it: step 0, the last step, and up to six evenly spaced between
+                    (`is_whole`; a run of eight captures or fewer has only whole ones). A *slim* one has what is drawn
+                    over the steps: no neuron/, no latent/, of the positions `summary` alone, and each number rounded
+                    to 11 significant bits, a relative error of at most 2^-11 = 0.049 % (0 stays 0). GPT-2 with 32
+                    probe articles: 2.3 MB whole, 0.2 MB slim; a run of 270 captures averages below 0.3 MB.
 evaluation.json     `articles` n, `settings` {...}, `systems` {name: {label, scores {score: {mean, low, high}}}},
                     `comparisons` [{a, b, score, difference, low, high, p_value, effect}] with difference = a - b.
                     Scores are in points (x 100) where they are shares: rouge1 rouge2 rougeL rougeLsum meteor ...
@@ -53,6 +58,8 @@ import numpy as np
 from summlens.errors import UserError
 
 SCHEMA_VERSION = 1
+MOST_WHOLE = 8  # whole captures of a run, both ends included
+SLIM_BITS = 10  # of a slim capture's significands, beside the leading one that is never stored
 _MEND = "delete it and run the script that writes it again"
 
 
@@ -108,33 +115,45 @@ class Run:
             )
         return payload
 
-    def write_arrays(self, name: str, arrays: dict[str, np.ndarray]) -> Path:
-        """Write named arrays as interpretability_metrics/`name` (compressed `.npz`)."""
+    def write_arrays(self, name: str, arrays: dict[str, np.ndarray], compression: int = zipfile.ZIP_DEFLATED) -> Path:
+        """Write named arrays as interpretability_metrics/`name` (`.npz`; NumPy reads any zipfile `compression`)."""
         buffer = io.BytesIO()
-        np.savez_compressed(buffer, **arrays)
+        with zipfile.ZipFile(buffer, "w", compression) as archive:
+            for key, array in arrays.items():
+                with archive.open(f"{key}.npy", "w") as file:
+                    np.lib.format.write_array(file, np.asanyarray(array), allow_pickle=False)
         return write_atomically(self.metrics / name, buffer.getvalue())
 
     def read_arrays(self, name: str) -> dict[str, np.ndarray]:
         """The arrays of interpretability_metrics/`name`. Raises UserError if it is absent or damaged."""
         path = self.metrics / name
+        content = io.BytesIO(_read(path))
         try:
-            with np.load(io.BytesIO(_read(path)), allow_pickle=False) as archive:
+            with np.load(content, allow_pickle=False) as archive:
                 return {key: archive[key] for key in archive.files}
-        except (ValueError, zipfile.BadZipFile, EOFError, KeyError):
+        except (ValueError, zipfile.BadZipFile, OSError, EOFError, KeyError):
             raise UserError(f"{path} is damaged (not a whole .npz): {_MEND}") from None
 
     def has(self, name: str) -> bool:
         return (self.metrics / name).is_file()
 
     def write_step(self, step: int, info: dict, arrays: dict[str, np.ndarray]) -> None:
-        """Write one captured step. The JSON comes last: a step exists when its JSON does."""
-        self.write_arrays(f"step_{step:06d}.npz", arrays)
+        """Write one captured step, slim where `info["whole"]` is False. Its JSON comes last: then the step exists."""
+        compression = zipfile.ZIP_DEFLATED
+        if not info.get("whole", True):
+            arrays = {key: _rounded(array) for key, array in arrays.items() if _in_slim(key)}
+            compression = zipfile.ZIP_BZIP2  # of rounded numbers a quarter smaller
+        self.write_arrays(f"step_{step:06d}.npz", arrays, compression)
         self.write_json(f"step_{step:06d}.json", {"step": step, **info})
 
     def steps(self) -> list[int]:
         """The captured steps, ascending."""
         found = (re.fullmatch(r"step_(\d+)\.json", path.name) for path in self.metrics.glob("step_*.json"))
         return sorted(int(match[1]) for match in found if match)
+
+    def whole_steps(self) -> list[int]:
+        """The steps whose capture is whole, ascending."""
+        return [step for step in self.steps() if self.read_json(f"step_{step:06d}.json").get("whole", True)]
 
     def read_step(self, step: int) -> Step:
         name = f"step_{step:06d}"
@@ -159,6 +178,33 @@ class Run:
                     yield json.loads(line)
                 except ValueError:
                     raise UserError(f"{path} is damaged at line {number}: {_MEND}") from None
+
+
+def is_whole(step: int, every: int, last: int) -> bool:
+    """Whether a run with a capture `every` so many steps, that ends at step `last`, captures `step` whole.
+
+    It depends on nothing else, so that a run that resumes decides the same.
+    """
+    intervals = -(-last // every)
+    stride = max(-(-intervals // (MOST_WHOLE - 1)), 1)
+    return step == last or step % (stride * every) == 0
+
+
+def _in_slim(key: str) -> bool:
+    return not key.startswith(("latent/", "neuron/")) and not key.endswith("/all")
+
+
+def _rounded(array: np.ndarray) -> np.ndarray:
+    """Float32 to the nearest with 11 significant bits, ties to even: the bits that are now zero take no room.
+
+    Bit rounding (Kloewer et al. 2021, Nature Computational Science 1, 713-724): unlike float16 it keeps the relative
+    error of small numbers.
+    """
+    drop = 23 - SLIM_BITS
+    bits = np.asarray(array, np.float32).view(np.uint32)
+    tie = (bits >> np.uint32(drop)) & np.uint32(1)
+    rounded = ((bits + np.uint32((1 << (drop - 1)) - 1) + tie) >> np.uint32(drop)) << np.uint32(drop)
+    return np.where(np.isfinite(array), rounded.view(np.float32), array)
 
 
 def write_atomically(path: Path, content: bytes) -> Path:

@@ -1,12 +1,12 @@
 """What fine-tuning did to the representations: models or a run's saved vectors in, latent_space.json and .npz out.
 
 A representation is the mean residual stream over an article's summary positions, (A, L + 1, D): layer index 0 is the
-embeddings, index l the output of block l. With A articles, S captured steps and P projected points, the arrays are:
+embeddings, index l the output of block l. With A articles, S whole captures and P projected points, the arrays are:
 
 rsa/base_fine_tuned, cka/base_fine_tuned      (L + 1, L + 1) base's layers in rows, fine-tuned's in columns
 rsa/same_layer, cka/same_layer                (3, L + 1) value, low, high of layer l against layer l
-rsa/steps, cka/steps                          (S, L + 1) each captured step against step 0; .../low and .../high alike
-steps                                         (S,) the captured steps
+rsa/steps, cka/steps                          (S, L + 1) each of those steps against step 0; .../low and .../high alike
+steps                                         (S,) the steps of the whole captures
 layer_distance/base, .../fine_tuned           (A, L) 1 - cosine between a layer's vector and the next layer's
 divergence/cosine                             (A, L + 1) 1 - cosine between base's and fine-tuned's vector
 projection/<pca2|pca3|tsne2|umap2|umap3>      (P, 2 or 3) one fit for base, fine-tuned and all steps together
@@ -68,9 +68,12 @@ class Representation:
 
 
 def saved_vectors(run: Run, articles: int) -> dict[int, np.ndarray]:
-    """The vectors (A, L + 1, D) that a run saved, by captured step. Raises UserError where they do not fit together."""
+    """The vectors (A, L + 1, D) that a run saved, by step. Raises UserError where they do not fit together.
+
+    The steps are those of the whole captures (`summlens.artifacts`).
+    """
     vectors = {}
-    for step in run.steps():
+    for step in run.whole_steps():
         path = run.metrics / f"step_{step:06d}.npz"
         saved = run.read_arrays(path.name).get("latent/residual")
         if saved is None:

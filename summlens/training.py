@@ -13,12 +13,13 @@ from tqdm.auto import tqdm
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from summlens import models, processes
-from summlens.artifacts import Run, write_atomically
+from summlens.artifacts import Run, is_whole, write_atomically
 from summlens.capture import capture, gradient_norms, weight_change
 from summlens.config import Config
 from summlens.data import IGNORED, ByLength, Example, collate, lengths
 from summlens.errors import UserError
 from summlens.experiment import Experiment
+from summlens.metrics.attention import POSITIONS
 from summlens.tensorboard import TensorBoard
 from summlens.trainable import Part, count
 
@@ -309,19 +310,24 @@ class Observer(TrainerCallback):
         processes.wait()
 
     def _look_inside(self, state, model) -> None:
-        arrays = capture(model, self.probe, base=self.base, batch_size=self.config.capture_batch_size)
+        step, whole = state.global_step, is_whole(state.global_step, self.config.capture_steps, state.max_steps)
+        positions = POSITIONS if whole else ("summary",)
+        arrays = capture(
+            model, self.probe, base=self.base, batch_size=self.config.capture_batch_size, positions=positions
+        )
         matrices, by_head = weight_change(model, self.base)
         arrays |= by_head
         info = {
             "epoch": state.epoch or 0.0,
+            "whole": whole,
             "attention_metrics": sorted({key.split("/")[1] for key in arrays if key.startswith("attention/")}),
-            "positions": ["summary", "all"],
+            "positions": list(positions),
             "scalars": {"probe_loss": float(arrays["loss/summary"].mean())},
             "gradients": self.gradients,
             "weights": matrices,
         }
-        self.gradients, self.pending = None, (state.global_step, info, arrays)
-        self.board.step(state.global_step, info, arrays)
+        self.gradients, self.pending = None, (step, info, arrays)
+        self.board.step(step, info, arrays)
 
     def _write(self, state) -> None:
         if self.pending:

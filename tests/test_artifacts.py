@@ -21,6 +21,49 @@ def test_a_step_comes_back_as_it_was_written(tmp_path):
     assert step.arrays["attention/kl/summary"].dtype == np.float32
 
 
+def test_a_slim_step_keeps_what_is_drawn_over_the_steps_to_half_a_thousandth(tmp_path):
+    random = np.random.default_rng(0)
+    run, name = Run(tmp_path), "attention/distance/summary"
+    values = (10 ** random.uniform(-30, 30, 4000) * random.choice([-1, 1], 4000)).astype(np.float32)
+    special = np.array([0.0, -0.0, 1023, 1e-7, 1 + 2**-11, 1 + 3 * 2**-11, np.inf, -np.inf, np.nan], np.float32)
+    values = np.concatenate([values, special])
+    left_out = {"attention/distance/all": values, "latent/residual": values, "neuron/mean": values}
+    run.write_step(3, {"whole": False}, {name: values, **left_out})
+    run.write_step(4, {"whole": True}, {name: values, **left_out})
+
+    kept = run.read_step(3).arrays
+    assert set(kept) == {name} and kept[name].dtype == np.float32
+    for value, got in zip(values.tolist(), kept[name].tolist(), strict=True):
+        fraction, exponent = math.frexp(value)
+        wanted = math.ldexp(round(fraction * 2**11), exponent - 11) if math.isfinite(value) else value
+        assert got == wanted or (math.isnan(got) and math.isnan(wanted))
+        assert not math.isfinite(value) or abs(got - value) <= 0.0005 * abs(value)
+    assert (kept[name] == 0).sum() == 2
+    for key, array in run.read_step(4).arrays.items():
+        np.testing.assert_array_equal(array, values, err_msg=key)
+    assert run.steps() == [3, 4] and run.whole_steps() == [4]
+
+
+@pytest.mark.parametrize("every", [1, 7, 200])
+def test_the_ends_and_up_to_six_evenly_spaced_captures_are_whole(every):
+    for last in [1, 7, every, 7 * every, 7 * every + 1, 8 * every, 95 * every + every // 2, 53_835]:
+        captured = [*range(0, last, every), last]
+        whole = [step for step in captured if artifacts.is_whole(step, every, last)]
+        assert {0, last} <= set(whole) and len(whole) <= 8
+        if len(captured) <= 8:
+            assert whole == captured
+        else:
+            assert len(whole) >= 5 and len(set(np.diff(whole[:-1]))) == 1
+
+
+def test_numpy_reads_the_arrays_without_this_program(tmp_path):
+    array = np.arange(6, dtype=np.float32).reshape(2, 3)
+    path = Run(tmp_path).write_arrays("x.npz", {"a/b": array, "scalar": np.float64(2.5)})
+    with np.load(path) as archive:
+        np.testing.assert_array_equal(archive["a/b"], array)
+        assert archive["scalar"] == 2.5
+
+
 def test_steps_are_listed_in_order_and_only_whole_ones(tmp_path):
     run = Run(tmp_path)
     for step in (1000, 0, 200):

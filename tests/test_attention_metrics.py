@@ -76,6 +76,19 @@ def test_every_metric_is_the_slow_loops(seed, length, scale, grouped, block, dat
             assert value == pytest.approx(expected, rel=1e-4, abs=3e-5, nan_ok=True), (name, where, head)
 
 
+@pytest.mark.parametrize("block", [1, 200, 10**6])
+def test_summary_positions_alone_have_the_numbers_that_they_have_beside_all(block):
+    models = [[random_model(seed, 6, 2, 40) for seed in seeds] for seeds in ((1, 2), (3, 4))]
+    tokens = [random_tokens(1, 40, 31), random_tokens(2, 40, 5)]
+    both, alone = (
+        attention_statistics(batched(*models[0]), tokens, batched(*models[1]), positions=where, block_elements=block)
+        for where in (("summary", "all"), ("summary",))
+    )
+    assert set(alone) == {key for key in both if key.endswith("/summary")}
+    for key, values in alone.items():
+        torch.testing.assert_close(values, both[key], rtol=1e-5, atol=1e-6, equal_nan=True, msg=key)
+
+
 def test_blocks_of_many_rows_and_of_few_give_the_same():
     """More than one block, whose edges fall anywhere; the row averages are compared with one block of everything."""
     length = 150

@@ -6,11 +6,12 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from tiny import tiny_examples, tiny_model
+from tiny import tiny_examples
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from summlens import estimate
+from summlens.artifacts import Run, is_whole
 from summlens.capture import capture, weight_change
 from summlens.config import parse_command_line, preset
 from summlens.errors import UserError
@@ -94,12 +95,34 @@ def test_checkpointing_takes_less_and_dropout_more():
     assert estimate.activations(dataclasses.replace(shape, dropout=True), 100, False, False) > plain
 
 
-def test_a_captured_step_takes_what_the_estimate_says():
-    model = tiny_model("gpt2")
-    base = tiny_model("gpt2")
-    arrays = capture(model, tiny_examples(), base=base) | weight_change(model, base)[1]
-    stored = sum(array.nbytes for array in arrays.values())
-    assert estimate.capture_bytes(estimate.shape_of(model.config), 3) == pytest.approx(stored, rel=0.02)
+def test_captures_take_what_the_estimate_says_and_those_of_the_full_preset_under_300_kb_a_step(tmp_path):
+    """The names and shapes of a capture of a small model, whose sizes all differ, with GPT-2's sizes in their place."""
+    small = GPT2Config(**{**GPT2.to_dict(), "n_layer": 4, "n_head": 6, "n_embd": 96})
+    model, base = GPT2LMHeadModel(small), GPT2LMHeadModel(small)
+    matrices, by_head = weight_change(model, base)
+    arrays = capture(model, tiny_examples(), base=base) | by_head
+    full, shape, last = preset("full"), estimate.shape_of(GPT2Config()), 53_835
+    sizes = {3: full.probe_articles, 4: 12, 5: 13, 6: 12, 96: 768, 384: 3072}
+    random = np.random.default_rng(0)
+    large = {  # spread over decades as a capture of the demo is, no two alike
+        key: 10 ** random.normal(-1, 0.5, [sizes[size] for size in array.shape]).astype(np.float32)
+        for key, array in arrays.items()
+    }
+    info = {"weights": {f"{turn}.{name}": row for turn in range(3) for name, row in matrices.items()}}
+    run, npz, everything = Run(tmp_path), {}, {}
+    for step, whole in enumerate([False, True]):
+        run.write_step(step, {**info, "whole": whole}, large)
+        count = sum(array.size for array in run.read_step(step).arrays.values())
+        assert estimate.captured_numbers(shape, full.probe_articles, whole) == count
+        files = [run.metrics / f"step_{step:06d}{suffix}" for suffix in (".npz", ".json")]
+        npz[whole], everything[whole] = files[0].stat().st_size, sum(file.stat().st_size for file in files)
+
+    captured = [*range(0, last, full.capture_steps), last]
+    whole = sum(is_whole(step, full.capture_steps, last) for step in captured)
+    of_run = [size[True] * whole + size[False] * (len(captured) - whole) for size in (everything, npz)]
+    assert of_run[0] / len(captured) < 300e3 and everything[False] < 230e3
+    expected = estimate.captures_bytes(shape, full.probe_articles, full.capture_steps, last)
+    assert expected == pytest.approx(of_run[1], rel=0.05)
 
 
 def test_the_full_preset_is_that_of_the_documentation():

@@ -412,6 +412,36 @@ def test_a_metric_that_is_not_a_number_is_crossed_out(tmp_path):
     assert "could not be measured" in pictures["heads_kl"].finding
 
 
+def rewrite(run, step, **info):
+    saved = run.read_step(step)
+    kept = {key: value for key, value in saved.info.items() if key not in ("step", "schema_version")}
+    run.write_step(step, {**kept, **info}, saved.arrays)
+
+
+def test_slim_captures_are_points_of_every_series_and_no_more(tmp_path):
+    names = ("training_curves", "temporal_metrics", "heads_evolution", "heads_slider", "neurons")
+    run = synthetic_run.write(tmp_path, layers=2, heads=3, steps=5)
+    full = figures.load(run)
+    for step in (20, 60):
+        rewrite(run, step, whole=False)
+    data, pictures, missing = drawn(run, *names)
+    assert not missing and not data.problems
+    assert data.steps == [0, 20, 40, 60, 80] and data.neuron_steps == [0, 40, 80]
+    np.testing.assert_array_equal(data.neurons, full.neurons[::2])
+    assert set(data.layers) == set(full.layers) and set(data.heads) == set(full.heads)
+    for key, series in data.layers.items():
+        np.testing.assert_allclose(series, full.layers[key], rtol=5e-4, err_msg=key)
+    drawn_lines = [
+        line for axes in pictures["temporal_metrics"].figure.axes for line in axes.lines if len(line.get_xdata()) > 2
+    ]
+    assert drawn_lines and all(list(line.get_xdata()) == data.steps for line in drawn_lines)
+    assert len(pictures["heads_slider"].plot.frames) == 5
+
+    rewrite(run, 80, whole=False)  # a run that was interrupted: its last capture so far is slim
+    _, pictures, missing = drawn(run, *names, "heads_kl")
+    assert set(missing) == {"neurons"} and "heads_kl" in pictures
+
+
 @pytest.mark.parametrize(("layers", "head_count"), [(1, 1), (48, 25)])
 def test_small_and_large_models(tmp_path, layers, head_count):
     names = (

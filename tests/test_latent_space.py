@@ -204,6 +204,7 @@ def test_saved_vectors_name_the_file_that_does_not_fit(tmp_path):
     run = Run(tmp_path)
     run.write_step(0, {}, {"latent/residual": vectors()})
     run.write_step(5, {}, {"latent/residual": vectors(1)})
+    run.write_step(3, {"whole": False}, {"latent/residual": np.zeros((ARTICLES, 3, 8), np.float32)})
     assert saved_vectors(run, ARTICLES).keys() == {0, 5}
     with pytest.raises(UserError, match="step_000000.npz holds vectors"):
         saved_vectors(run, ARTICLES + 1)

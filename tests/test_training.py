@@ -147,6 +147,21 @@ def test_steps_captures_and_checkpoints_are_where_the_configuration_says(study):
     assert study.run.read_step(14).arrays["attention/kl/summary"].min() > 0.0
 
 
+def test_a_run_of_many_captures_has_slim_ones_with_the_numbers_of_whole_ones(tmp_path):
+    often, other = (make_study(tmp_path / str(n), max_steps=9, capture_steps=n, checkpoint_steps=9) for n in (1, 3))
+    training.fine_tune(often)
+    assert often.run.steps() == list(range(10)) and often.run.whole_steps() == [0, 2, 4, 6, 8, 9]
+    training.fine_tune(other)
+    assert other.run.whole_steps() == [0, 3, 6, 9]
+    slim, whole = often.run.read_step(3), other.run.read_step(3)
+    assert (slim.info["positions"], whole.info["positions"]) == (["summary"], ["summary", "all"])
+    assert slim.info["weights"] == whole.info["weights"]
+    missing = {key for key in whole.arrays if key.endswith("/all") or key.startswith(("latent/", "neuron/"))}
+    assert set(slim.arrays) == set(whole.arrays) - missing and missing
+    for key, array in slim.arrays.items():
+        np.testing.assert_allclose(array, whole.arrays[key], rtol=5e-4, atol=1e-6, err_msg=key)
+
+
 @pytest.mark.parametrize("stop", [5, 10])
 def test_an_interrupted_run_that_resumes_ends_as_an_uninterrupted_one(study, tmp_path, monkeypatch, stop):
     """Stopped in the first and in the second epoch, between two checkpoints; weights and captures equal bit for bit."""

@@ -117,7 +117,7 @@ def similarity_over_steps(data: RunData) -> Picture:
         "representation_over_steps",
         "Representations over the steps",
         f"{found[0].upper()}{found[1:]}." if found else "No similarity is finite.",
-        f"Each captured step against step 0, n = {_articles(data)} probe articles. Layer 0 is the embeddings.",
+        f"Each step captured whole against step 0, n = {_articles(data)} probe articles. Layer 0 is the embeddings.",
         f"Bands are 95 % intervals. {ARTICLES_ONLY}"
         if banded
         else "No interval is saved for the steps; the figure above carries it for the last one.",

@@ -201,7 +201,7 @@ def neurons(data: RunData) -> Picture:
     left.legend(loc="upper right", ncols=2)
     shown = data.changed_neurons[:12]
     moved = (data.neurons - data.neurons[0])[:, : len(shown)].T
-    edges = np.arange(len(data.steps) + 1) - 0.5
+    edges = np.arange(len(data.neuron_steps) + 1) - 0.5
     mesh = right.pcolormesh(
         edges,
         np.arange(len(shown) + 1) - 0.5,
@@ -214,8 +214,8 @@ def neurons(data: RunData) -> Picture:
     right.set_yticks(range(len(shown)), [f"{layer}·{neuron}" for layer, neuron in shown])
     right.set_ylabel("layer·neuron")
     right.set_ylim(len(shown) - 0.5, -0.5)
-    places = chosen_layers(len(data.steps), 5)
-    right.set_xticks(places, [f"{data.steps[place]:,}" for place in places])
+    places = chosen_layers(len(data.neuron_steps), 5)
+    right.set_xticks(places, [f"{data.neuron_steps[place]:,}" for place in places])
     right.grid(False)
     right.spines[:].set_visible(False)
     right.tick_params(length=0, color=MUTED)

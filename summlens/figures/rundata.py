@@ -22,7 +22,7 @@ class Missing(Exception):
 class RunData:
     """One run in memory. S captured steps, A probe articles, L layers, H heads, N neurons.
 
-    `first` and `last` are the whole first and last readable captures (None without any). `layers[key]` is
+    `first` and `last` are the first and last readable captures (None without any). `layers[key]` is
     (S, A, L or L + 1): a per-head metric averaged over its heads, or a per-layer one as it is. `heads[key]` is
     (S, L, H): the mean over the articles. A capture that lacks a key is NaN there. `problems` are lines about files
     that could not be read, for the reader of the report.
@@ -37,7 +37,8 @@ class RunData:
     layers: dict[str, np.ndarray] = field(default_factory=dict)
     heads: dict[str, np.ndarray] = field(default_factory=dict)
     changed_neurons: np.ndarray | None = None  # (K, 2): layer, neuron
-    neurons: np.ndarray | None = None  # (S, K): their mean activation at each step
+    neurons: np.ndarray | None = None  # (W, K): their mean activation at each of the W whole captures
+    neuron_steps: list[int] = field(default_factory=list)  # the steps of those
     evaluation: dict | None = None
     latent: dict | None = None
     latent_arrays: dict[str, np.ndarray] = field(default_factory=dict)
@@ -62,8 +63,10 @@ class RunData:
         """`key` in the first and the last capture. Raises Missing where either lacks it or nothing was captured."""
         if self.first is None or self.last is None:
             raise Missing("no captured step")
-        if key not in self.first.arrays or key not in self.last.arrays:
-            raise Missing(f"{key} was not captured")
+        for end in (self.first, self.last):
+            if key not in end.arrays:
+                slim = "" if end.info.get("whole", True) else " (a slim capture: only whole ones hold it)"
+                raise Missing(f"{key} was not captured at step {end.step}{slim}")
         before, after = self.first.arrays[key], self.last.arrays[key]
         if before.shape != after.shape:
             raise Missing(f"{key} has the shape {before.shape} at the first step and {after.shape} at the last")
@@ -155,12 +158,17 @@ def _load_steps(data: RunData, progress, changed_neurons: int) -> None:
 
 def _load_neurons(data: RunData, means: list, count: int) -> None:
     """The `count` neurons whose mean activation moved most, measured in the first capture's standard deviations."""
-    if any(mean is None for mean in means) or len({mean.shape for mean in means}) != 1:
+    known = {step: mean for step, mean in zip(data.steps, means, strict=True) if mean is not None}
+    if len({mean.shape for mean in known.values()}) != 1:
         return
-    change = neuron_change(data)
+    try:
+        change = neuron_change(data)
+    except Missing:
+        return
     order = np.argsort(-np.nan_to_num(np.abs(change)), axis=None, kind="stable")[:count]
     data.changed_neurons = np.stack(np.unravel_index(order, change.shape), axis=1)
-    data.neurons = np.stack([mean.reshape(-1)[order] for mean in means])
+    data.neurons = np.stack([mean.reshape(-1)[order] for mean in known.values()])
+    data.neuron_steps = list(known)
 
 
 def neuron_change(data: RunData) -> np.ndarray:

@@ -108,7 +108,11 @@ def attention_statistics(
     collected = {f"{name}/{where}": [] for where in positions for name in metric_names(base is not None)}
     for index, tokens in enumerate(batch):
         rows = row_statistics(
-            _own(model, index, tokens), tokens, base and _own(base, index, tokens), block_elements=block_elements
+            _own(model, index, tokens),
+            tokens,
+            base and _own(base, index, tokens),
+            queries=tokens.queries("all" if "all" in positions else "summary"),
+            block_elements=block_elements,
         )
         rows = {name: values.cpu().double() for name, values in rows.items()}
         for where in positions:
@@ -118,11 +122,17 @@ def attention_statistics(
 
 
 def row_statistics(
-    model: Projected, tokens: Tokens, base: Projected | None = None, *, block_elements: int | None = None
+    model: Projected,
+    tokens: Tokens,
+    base: Projected | None = None,
+    *,
+    queries: slice | None = None,
+    block_elements: int | None = None,
 ) -> dict[str, Tensor]:
     """The value of every metric for every query of one example: {metric: (H, T) float32, NaN where undefined}.
 
-    model, base: query (H, T, d) and key (Hkv, T, d) of the example's own tokens, without padding.
+    model, base: query (H, T, d) and key (Hkv, T, d) of the example's own tokens, without padding. With `queries` only
+    those are computed, and the others are NaN.
     """
     heads, length, _ = model.query.shape
     key_heads, device = len(model.key), model.query.device
@@ -130,6 +140,7 @@ def row_statistics(
         block_elements = 2**20 if device.type == "cpu" else 2**24  # about the cache; enough to fill a GPU
     most_rows = max(16, block_elements // 2**14)  # of a block: few, as its scores above the diagonal are thrown away
     targets = _copied_targets(tokens).to(device)
+    queries = queries or slice(0, length)
     sums: dict[str, Tensor] = {}
     # A block takes as many key heads, with the query heads that read them, as leave it room for 32 rows.
     step = min(key_heads, max(1, block_elements // (32 * length * (heads // key_heads))))
@@ -140,16 +151,16 @@ def row_statistics(
         group = slice(first, first + step)
         own, other = _heads(model, group, device), base and _heads(base, group, device)
         chosen = slice(first * heads // key_heads, min(first + step, key_heads) * heads // key_heads)
-        start = 0
-        while start < length:
+        start = queries.start
+        while start < queries.stop:
             room = block_elements / len(own.query)  # the block has rows * (start + rows) scores a head
             rows = int((start**2 + 4 * room) ** 0.5 - start) // 2
-            stop = min(length, start + min(max(16, rows), most_rows))
+            stop = min(queries.stop, start + min(max(16, rows), most_rows))
             block = _Block.of(own, start, stop, scratch[:, 0])
             values = {} if other is None else _two_models(block, _Block.of(other, start, stop, scratch[:, 1]))
             values |= _sums(block, tokens, targets)
             for name, value in values.items():
-                sums.setdefault(name, torch.empty(heads, length, device=device))[chosen, start:stop] = value
+                sums.setdefault(name, torch.full((heads, length), math.nan, device=device))[chosen, start:stop] = value
             start = stop
     out = _one_model(sums, tokens, targets) | {name: sums[name] for name in metric_names(True) if name in sums}
     for name, values in out.items():
