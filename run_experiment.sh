@@ -12,8 +12,8 @@ usage: ./run_experiment.sh [--preset demo|small|medium|full] [--resume] [--outpu
   ./run_experiment.sh --resume               continue an interrupted run (give the same options)
   ./run_experiment.sh --output-dir runs/two  keep a second experiment apart
   ./run_experiment.sh --preset full --processes 8
-                                             one process a GPU, sharing each optimiser step (--accumulation must be a
-                                             multiple of N)
+                                             one process a GPU; N must divide the articles of an optimiser step, or
+                                             where you give it, --accumulation
 
 All options:  python gpt2_summarization.py --help
 USAGE

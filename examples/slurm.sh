@@ -6,7 +6,7 @@
 #
 # 120 s before the time is up, and when the job is preempted, SLURM sends SIGTERM: the processes finish their step,
 # write a checkpoint and end with code 143. The job is then put back into the queue, and --resume goes on from there.
-# The number of processes must divide --accumulation (8 in preset full).
+# The number of processes must divide the 16 articles of a step (or --accumulation, where you give it).
 #SBATCH --job-name=summlens
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=4

@@ -69,10 +69,7 @@ def fine_tune(study: Experiment, resume: bool = False, sample_summaries=None):
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except torch.cuda.OutOfMemoryError:
-        raise UserError(
-            f"the GPU is out of memory with --batch-size {config.batch_size}: halve it and double --accumulation, "
-            "or add --gradient-checkpointing; then continue with --resume"
-        ) from None
+        raise UserError(out_of_memory(config)) from None
     finally:
         progress.close()
         if board:
@@ -82,6 +79,18 @@ def fine_tune(study: Experiment, resume: bool = False, sample_summaries=None):
         log.warning("stopped by SIGTERM at step %d: --resume continues from there", trainer.state.global_step)
         raise SystemExit(128 + signal.SIGTERM)
     return part.release()
+
+
+def out_of_memory(config: Config) -> str:
+    """What to do where the GPU's memory does not do: nothing of it changes what an optimiser step is."""
+    halves, odd = divmod(config.batch_size, 2)
+    ways = [] if odd else [f"give --batch-size {halves} --accumulation {2 * config.accumulation}"]
+    ways += [] if config.gradient_checkpointing else ["add --gradient-checkpointing"]
+    ways = ways or ["take a GPU with more memory"]
+    return (
+        f"the GPU is out of memory with --batch-size {config.batch_size}: {' or '.join(ways)}, then continue with "
+        "--resume"
+    )
 
 
 def training_arguments(config: Config, run: Run, first_step: int = 0) -> TrainingArguments:

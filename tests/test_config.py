@@ -13,7 +13,7 @@ from summlens.errors import UserError
 def test_the_full_preset_is_what_the_documentation_says():
     full = preset("full")
     assert (full.model, full.dataset, full.dataset_config) == ("openai-community/gpt2", "abisee/cnn_dailymail", "3.0.0")
-    assert (full.batch_size, full.accumulation, full.effective_batch) == (2, 8, 16)
+    assert (full.batch_size, full.accumulation, full.effective_batch) == (16, 1, 16)
     assert (full.epochs, full.learning_rate) == (3.0, 5e-5)
     assert (full.train_articles, full.validation_articles, full.test_articles) == (0, 0, 0)
 
@@ -30,6 +30,29 @@ def test_single_values_override_a_preset_and_only_those():
     )
     assert config == dataclasses.replace(preset("full"), learning_rate=1e-4, max_steps=7)
     assert options.resume
+
+
+@pytest.mark.parametrize(
+    ("arguments", "processes", "split"),
+    [
+        (["--preset", "full"], 1, (16, 1)),
+        (["--preset", "full"], 8, (2, 8)),
+        (["--preset", "full"], 16, (1, 16)),
+        (["--preset", "small"], 4, (2, 8)),  # four passes of 2 articles in each already
+        (["--preset", "small"], 16, None),
+        (["--preset", "full"], 3, None),
+        (["--preset", "full", "--accumulation", "2"], 4, None),
+        (["--preset", "full", "--batch-size", "4", "--accumulation", "4"], 4, (4, 4)),
+        (["--preset", "full", "--batch-size", "16"], 2, None),
+    ],
+)
+def test_processes_share_the_articles_of_a_step(arguments, processes, split):
+    if split is None:
+        with pytest.raises(UserError, match=f"{processes} processes cannot share --accumulation"):
+            parse_command_line(arguments, processes=processes)
+    else:
+        config, _ = parse_command_line(arguments, processes=processes)
+        assert (config.batch_size, config.accumulation) == split
 
 
 def test_every_field_has_an_option_with_help():

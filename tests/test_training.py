@@ -245,6 +245,30 @@ def test_sigterm_leaves_a_checkpoint_from_which_the_run_ends_as_an_uninterrupted
     assert preempted.run.steps() == study.run.steps()
 
 
+@pytest.mark.parametrize(
+    ("values", "advice"),
+    [
+        (
+            {"batch_size": 16, "accumulation": 1},
+            "give --batch-size 8 --accumulation 2 or add --gradient-checkpointing,",
+        ),
+        ({"batch_size": 16, "gradient_checkpointing": True}, "give --batch-size 8 --accumulation 6, then"),
+        ({"batch_size": 1}, "--batch-size 1: add --gradient-checkpointing, then"),
+        ({"batch_size": 1, "gradient_checkpointing": True}, "--batch-size 1: take a GPU with more memory, then"),
+    ],
+)
+def test_a_run_out_of_memory_says_which_option_helps(tmp_path, monkeypatch, values, advice):
+    study = make_study(tmp_path, **values)
+
+    def full(*_, **__):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(training.SummaryTrainer, "train", full)
+    with pytest.raises(UserError) as error:
+        training.fine_tune(study)
+    assert advice in str(error.value) and "--resume" in str(error.value)
+
+
 def test_a_run_out_of_memory_may_go_on_with_smaller_batches_of_the_same_steps(study):
     study.run.write_json("run.json", {"config": dataclasses.asdict(study.config)})
     smaller = dataclasses.replace(study.config, batch_size=1, accumulation=6, gradient_checkpointing=True)
