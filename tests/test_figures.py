@@ -154,7 +154,7 @@ def test_variant_without_the_sink_stands_beside_where_a_verdict_differs(run, dat
     altered.last.arrays[key][:, layer, head] = altered.first.arrays[key][:, layer, head]
     picture = heads.heatmap(altered, "sparsity")
     assert len(heat(picture.figure, 15)) == 8
-    assert "the 1 ringed heads" in picture.reading
+    assert "the ringed head gets another verdict" in picture.reading
     rings = [c for axes in picture.figure.axes for c in axes.collections if isinstance(c, PathCollection)]
     assert [ring.get_offsets().tolist() for ring in rings] == [[[head, layer]]] * 2
 

@@ -2,6 +2,7 @@
 
 import base64
 import html
+import io
 import json
 import re
 import shutil
@@ -14,10 +15,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import synthetic_run
+from PIL import Image
 
 from summlens import figures, report
 from summlens.artifacts import Run
 from summlens.figures import scores
+from summlens.figures.picture import new_figure, render
 from summlens.report import answer, examples
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -177,6 +180,40 @@ def test_sentences_link_the_heads_they_name():
     assert report.prose("head 2.0 fell by -0.5 bits; head 1.1 <b>", {"2.0"}) == (
         'head <a href="#head-2-0">2.0</a> fell by −0.5 bits; head 1.1 &lt;b&gt;'
     )
+
+
+def test_signs_are_left_away_where_nothing_is_left_of_the_number():
+    signed = report.templates(set()).get_template("macros.html.j2").module.signed
+    numbers = (0.0004, -0.0004, -0.0016, 12.0, float("nan"))
+    assert [signed(number, 3) for number in numbers] == ["0.000", "0.000", "−0.002", "+12.000", "–"]
+
+
+def test_drawings_get_smaller_and_stay_the_same():
+    with figures.styled():
+        figure = new_figure(3, 2)
+        axes = figure.subplots()
+        axes.plot([0.123456, 0.654321], [1, 2])
+        axes.set(title="0.123456  and\nmore", xticks=[0.123456])
+        before = render(figure, "svg").decode()
+    after = str(report.inline_svg(before, "name"))
+    texts = lambda svg: [" ".join(text.split()) for text in re.findall(r"<text[^>]*>(.*?)</text>", svg, re.S)]  # noqa: E731
+    assert texts(after) == texts(before) and any("0.123456" in text for text in texts(after))
+    assert len(after) < 0.8 * len(before)
+    places = [
+        [float(n) for path in re.findall(r' d="([^"]*)"', svg) for n in re.findall(r"-?[\d.]+", path)]
+        for svg in (before[before.index("<svg") :], after)
+    ]
+    assert len(places[0]) == len(places[1]) > 20 and places[1] == pytest.approx(places[0], abs=0.01)
+
+
+def test_paper_and_readers_who_want_no_motion_get_the_last_frame(page, run):
+    figure = page[page.index('<figure id="heads_evolution">') :]
+    still = re.search(r'class="still" src="data:image/png;base64,([^"]+)"', figure)[1]
+    with Image.open(run.visualizations / "heads_evolution.gif") as animation:
+        animation.seek(animation.n_frames - 1)
+        last = np.asarray(animation.convert("RGB")).astype(int)
+    with Image.open(io.BytesIO(base64.b64decode(still))) as image:
+        assert np.abs(np.asarray(image.convert("RGB")) - last).mean() < 3
 
 
 # --- the answer
@@ -568,7 +605,7 @@ def test_browser_animation_opens_the_head(browser, run):
 
     driver = opened(browser, run, 390)
     grids = json.loads(driver.execute_script("return document.getElementById('grids').textContent"))
-    element, x, y = cell(driver, "#heads_evolution img", grids["heads_evolution"][1], 2, 0)
+    element, x, y = cell(driver, "#heads_evolution .still", grids["heads_evolution"][1], 2, 0)
     ActionChains(driver).move_to_element_with_offset(element, x, y).perform()
     assert driver.find_element("css selector", ".ring span").text == "head 2.0"
     ActionChains(driver).click().perform()

@@ -31,6 +31,7 @@ class Entry:
     section: str
     command: str
     draw: Callable[[RunData], Picture]
+    folded: bool = False  # in the report behind a click: one of many of its kind
 
 
 CATALOGUE = (
@@ -39,8 +40,15 @@ CATALOGUE = (
     Entry("heads_evolution", "Heads over the steps (GIF)", "heads", TRAIN, heads.evolution),
     Entry("heads_slider", "Heads over the steps, with a slider (HTML)", "heads", TRAIN, heads.slider),
     *(
-        Entry(f"heads_{key}", f"{heads.BY_KEY[key].title}, by head", "heads", TRAIN, partial(heads.heatmap, key=key))
-        for key in heads.DRAWN
+        Entry(
+            f"heads_{metric.key}",
+            f"{metric.title}, by head",
+            "heads",
+            TRAIN,
+            partial(heads.heatmap, key=metric.key),
+            folded=metric.key in heads.REGIONS,
+        )
+        for metric in heads.METRICS
     ),
     Entry("temporal_metrics", "Attention metrics by layer over the steps", "heads", TRAIN, over_time.temporal_metrics),
     Entry("causal_moved_and_matters", "What moved against what matters", "causes", ANALYSE, causal.moved_and_matters),

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from summlens.figures.grid import cells, cells_over
+from summlens.figures.grid import cells, cells_over, rows_of
 from summlens.figures.heads import ARTICLES_ONLY, BY_KEY
 from summlens.figures.over_time import line
 from summlens.figures.picture import Picture, new_figure
@@ -72,7 +72,7 @@ def ablation(data: RunData) -> Picture:
         panel.set(title=title, xlabel="head")
         if name != "base":
             _bar(figure, mesh, panel if name == "difference" else axes[:2], "rise of the loss (nats a token)")
-    axes[0].set_ylabel("layer")
+    rows_of(axes)
     ours = tables["fine_tuned"]["heads"]
     place = strongest(ours, "mean")
     count = int(np.sum(ours["flag"]))
@@ -129,7 +129,7 @@ def patching(data: RunData) -> Picture:
         else f"No single head loses or recovers any of the gain beyond chance ({layers * heads} heads)."
     )
     agreement = data.causal.get("attribution_patching", {}).get("noising", {}).get("agreement")
-    cheap = f" The gradient approximation ranks the heads alike: {_rho(agreement)}." if agreement else ""
+    cheap = f" Its order of the heads and that of the gradient approximation: {_rho(agreement)}." if agreement else ""
     gain = data.causal["loss"]["gain"]
     return Picture(
         "causal_patching",

@@ -54,6 +54,7 @@ def draw_matrix(axes, values: np.ndarray, **options):
         np.arange(rows + 1) - 0.5,
         np.ma.masked_invalid(values),
         rasterized=values.size > RASTER_CELLS,
+        clip_on=False,  # the cells end where the axes do, and each would name its clip path in the SVG
         **options,
     )
     y, x = np.nonzero(~np.isfinite(values))
@@ -69,7 +70,14 @@ def draw_matrix(axes, values: np.ndarray, **options):
 
 
 def _ticks(count: int) -> range:
-    return range(0, count, 1 if count <= 12 else 2 if count <= 26 else 4)
+    return range(0, count, 1 if count <= 8 else 2 if count <= 16 else 4 if count <= 32 else 8)
+
+
+def rows_of(panels) -> None:
+    """Name and number the layers once, beside the first of `panels` that stand side by side."""
+    panels[0].set_ylabel("layer")
+    for axes in panels[1:]:
+        axes.tick_params(labelleft=False)
 
 
 def cells_over(axes, mask: np.ndarray) -> None:
@@ -81,4 +89,5 @@ def cells_over(axes, mask: np.ndarray) -> None:
         np.ma.masked_invalid(mask),
         cmap=ListedColormap([UNCERTAIN]),
         rasterized=mask.size > RASTER_CELLS,
+        clip_on=False,
     )

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.colors import Normalize
 
-from summlens.figures.grid import cells, cells_over, grids
+from summlens.figures.grid import cells, cells_over, grids, rows_of
 from summlens.figures.picture import Picture, chosen_frames, gif, new_figure, settle
 from summlens.figures.rundata import Change, Missing, RunData, change, interval
 from summlens.figures.style import (
@@ -59,7 +59,11 @@ class Metric:
 METRICS = (
     Metric("kl", "KL divergence from base", "bits", "how far attention moved from the base model's", divergence=True),
     Metric(
-        "js", "Jensen–Shannon divergence from base", "bits, 0 to 1", "the same, symmetric and bounded", divergence=True
+        "js",
+        "Jensen–Shannon divergence from base",
+        "bits, 0 to 1",
+        "how far attention moved, by a measure that is symmetric and bounded",
+        divergence=True,
     ),
     Metric("entropy", "Attention entropy", "bits", "how widely a query spreads its attention", 2),
     Metric("normalized_entropy", "Normalized attention entropy", "0 to 1", "entropy over its largest possible value"),
@@ -73,7 +77,7 @@ METRICS = (
     Metric("distance", "Attention distance", "tokens", "mean distance between query and key", 1),
 )
 BY_KEY = {metric.key: metric for metric in METRICS}
-DRAWN = ("kl", "js", "entropy", "normalized_entropy", "sparsity", "copy_score", "head_output_norm")
+REGIONS = ("first_token_share", "previous_token_share", "article_share", "summary_share", "distance")
 
 
 def heatmap(data: RunData, key: str) -> Picture:
@@ -134,23 +138,24 @@ def _finding(metric: Metric, result: Change, data: RunData) -> str:
 
 
 def _reading(metric: Metric, result: Change, two_rows: bool, differs: np.ndarray, data: RunData) -> str:
-    text = f"One cell a head: {metric.meaning} ({metric.unit}). Mean over the summary positions of n = "
-    text += f"{data.articles} probe articles, step {data.steps[0]} (base) and step {data.steps[-1]} (fine-tuned). "
-    text += "Layers and heads count from 0. "
+    text = (
+        f"One cell a head: {metric.meaning} ({metric.unit}), mean over the summary positions of n = {data.articles} "
+        f"probe articles at step {data.steps[0]} (base) and step {data.steps[-1]} (fine-tuned). "
+    )
     if metric.divergence:
         text += (
             "Both panels share one scale; on the right the first token's share is removed and the rest renormalised."
         )
     else:
-        text += "Grey in the change: the paired 95 % interval contains zero"
+        text += "Grey in the change: not beyond its paired 95 % interval"
         if result.above_noise is not None:
-            text += ", or the change is below the noise floor (paired test over the articles, false-discovery control)"
+            text += ", or not above the noise floor"
         text += "."
         if two_rows:
-            text += (
-                f" Second row: the same without the first token; the {int(differs.sum())} ringed heads "
-                "get another verdict there."
-            )
+            ringed = int(differs.sum())
+            text += " Second row: the same without the first token; the "
+            text += f"{ringed} ringed heads get" if ringed > 1 else "ringed head gets"
+            text += " another verdict there."
     if not np.isfinite(result.change).all():
         text += " A cross marks a head without a value."
     return text
@@ -160,7 +165,7 @@ def _multiplicity(metric: Metric, result: Change) -> str:
     if metric.divergence:
         return "A divergence is never negative, so any training at all raises it: read it beside a control."
     expected = 0.05 * np.isfinite(result.change).sum()
-    return f"By chance alone about {expected:.0f} of these heads would leave their interval."
+    return f"About {expected:.0f} of these heads would leave their interval by chance."
 
 
 def _size(layers: int, rows: int) -> float:
@@ -175,7 +180,7 @@ def _draw_divergence(metric: Metric, rows: list) -> object:
     for axes, (label, result) in zip(panels, rows, strict=True):
         mesh = cells(axes, result.fine_tuned, cmap=sequential_map(), norm=norm)
         axes.set(title=label[0].upper() + label[1:], xlabel="head")
-    panels[0].set_ylabel("layer")
+    rows_of(panels)
     _bar(figure, mesh, panels, f"{metric.key.upper()} ({metric.unit})")
     return figure
 
@@ -199,7 +204,7 @@ def _draw_change(metric: Metric, rows: list, differs: np.ndarray) -> object:
         if len(rows) > 1:
             y, x = np.nonzero(differs)
             panels[2].scatter(x, y, s=16, facecolors="none", edgecolors=INK, linewidths=0.9)
-        panels[0].set_ylabel("layer")
+        rows_of(panels)
     for axes in grid[-1]:
         axes.set_xlabel("head")
     return figure
@@ -232,7 +237,8 @@ def evolution(data: RunData) -> Picture:
     left, right = figure.subplots(1, 2)
     mesh_kl = cells(left, kl[-1], cmap=sequential_map(), norm=Normalize(0, max(sequential_norm(kl).vmax, 1e-9)))
     mesh_entropy = cells(right, entropy[-1], cmap=DIVERGING, norm=diverging_norm(entropy))
-    left.set(title="KL divergence from base", xlabel="head", ylabel="layer")
+    rows_of([left, right])
+    left.set(title="KL divergence from base", xlabel="head")
     right.set(title="Change in normalized entropy", xlabel="head")
     _bar(figure, mesh_kl, left, "bits")
     _bar(figure, mesh_entropy, right, "change (0 to 1)")

@@ -4,7 +4,7 @@ import re
 
 import numpy as np
 
-from summlens.figures.grid import cells, draw_matrix
+from summlens.figures.grid import cells, draw_matrix, rows_of
 from summlens.figures.heads import ARTICLES_ONLY
 from summlens.figures.over_time import BAND_RESAMPLES, chosen_layers, line
 from summlens.figures.picture import Picture, new_figure
@@ -116,9 +116,7 @@ def weight_change_heads(data: RunData) -> Picture:
     for axes, matrix, table in zip(panels, present, tables, strict=True):
         mesh = cells(axes, table, cmap=sequential_map(), norm=norm)
         axes.set(title=names[matrix], xlabel="head")
-        if table.shape[1] > 8:  # four panels leave little room
-            axes.set_xticks(axes.get_xticks()[::2])
-    panels[0].set_ylabel("layer")
+    rows_of(panels)
     bar = figure.colorbar(mesh, ax=panels, label="% of the slice's norm", aspect=28, pad=0.02)
     bar.outline.set_visible(False)
     stacked = np.stack(tables)

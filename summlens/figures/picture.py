@@ -127,3 +127,12 @@ def gif(frames: list[np.ndarray], milliseconds: int, colormaps: Sequence[Colorma
         if len(content) <= GIF_BYTES or len(frames) <= 2:
             return content
         frames = frames[:-1:2] + frames[-1:]
+
+
+def last_frame(animation: bytes) -> bytes:
+    """The last frame of a GIF as a PNG, for paper and for readers who want nothing to move."""
+    buffer = io.BytesIO()
+    with Image.open(io.BytesIO(animation)) as frames:
+        frames.seek(frames.n_frames - 1)
+        frames.convert("RGB").quantize(64).save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()

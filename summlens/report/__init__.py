@@ -15,7 +15,7 @@ from summlens.artifacts import write_atomically
 from summlens.figures import SECTIONS, Entry, Picture
 from summlens.figures.grid import Grid
 from summlens.figures.heads import BY_KEY, METRICS, HeadRow, most_changed
-from summlens.figures.picture import PLOTLY_CONFIG
+from summlens.figures.picture import PLOTLY_CONFIG, last_frame
 from summlens.figures.rundata import Missing, RunData
 from summlens.figures.scores import comparison, label, main_score, score_names, systems, title
 from summlens.figures.style import ACCENT, GRID, INK, MUTED, PAPER
@@ -70,7 +70,7 @@ def html(data: RunData, made: Made) -> str:
         examples=chosen,
         missing=missing,
         problems=data.problems,
-        files=[(file.name, file.stat().st_size) for file in made.files if file.is_file()],
+        files=_by_figure(made.files),
         version=__version__,
         articles=data.articles,
     )
@@ -105,19 +105,31 @@ def _sections(made: Made) -> list[dict]:
             "id": key,
             "title": name,
             "question": question,
-            "figures": [figure(picture) for entry, picture in made.pictures if entry.section == key],
+            "figures": [
+                figure(picture) | {"folded": entry.folded} for entry, picture in made.pictures if entry.section == key
+            ],
         }
         for key, (name, question) in SECTIONS.items()
     ]
 
 
+def _by_figure(files: list[Path]) -> dict[str, list[tuple[str, str, int]]]:
+    """By the stem that a figure's files share: (suffix, name, size in bytes) of each that is there."""
+    found = {}
+    for file in files:
+        if file.is_file():
+            found.setdefault(file.stem, []).append((file.suffix[1:], file.name, file.stat().st_size))
+    return found
+
+
 def figure(picture: Picture) -> dict:
     """What the template's `draw` shows of a picture that was saved."""
-    shown = {"picture": picture, "svg": None, "gif": None, "plot": None, "heads": bool(picture.grids)}
+    shown = {"picture": picture, "svg": None, "gif": None, "plot": None, "heads": bool(picture.grids), "folded": False}
     if picture.svg is not None:
         shown["svg"] = inline_svg(picture.svg.decode(), picture.name)
     if picture.animation is not None:
-        shown["gif"] = "data:image/gif;base64," + base64.b64encode(picture.animation).decode()
+        shown["gif"] = _image("gif", picture.animation)
+        shown["still"] = _image("png", last_frame(picture.animation))
     if picture.plot is not None:
         plot = json.loads(picture.plot.to_json())
         shown["plot"] = _json({**plot, "config": PLOTLY_CONFIG})
@@ -135,6 +147,10 @@ def _grid(grid: Grid) -> dict:
 
 def _short(value: float) -> float | None:
     return float(f"{value:.3g}") if np.isfinite(value) else None
+
+
+def _image(kind: str, content: bytes) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def _json(value) -> Markup:
@@ -156,12 +172,24 @@ def inline_svg(svg: str, name: str) -> Markup:
             f"stroke: {ink}", f"stroke: var(--{variable})"
         )
     svg = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", svg)  # the page's own font
+    svg = _smaller(svg)
     # The width in points is kept as bounds, so that text has one size in all figures and narrow screens scroll.
     points = float(re.search(r'viewBox="0 0 ([\d.]+)', svg)[1])
     bounds = f"max-width: {1.45 * points:.0f}px; min-width: {points:.0f}px"
     svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
     svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
     return Markup(svg.replace("<svg", f'<svg aria-hidden="true" focusable="false" style="{bounds}"', 1))
+
+
+def _smaller(svg: str) -> str:
+    """The same drawing in fewer characters: a hundredth of a point is enough, and nobody reads the indentation."""
+    svg = svg.replace("font-family: 'DejaVu Sans', sans-serif; ", "")  # the style sheet names the page's own
+    svg = re.sub(r' transform="rotate\(-?0 [^)]*\)"', "", svg)
+    svg = re.sub(r' (d|x|y|transform)="[^"]*"', lambda m: re.sub(r"(\.\d\d)\d+", r"\1", m[0]), svg)
+    svg = re.sub(r"\s*\n\s*", " ", svg).replace("> <", "><")
+    while "<g></g>" in svg or "<g/>" in svg:
+        svg = svg.replace("<g></g>", "").replace("<g/>", "")
+    return svg
 
 
 def prose(text: str, known: set[str]) -> Markup:

@@ -78,6 +78,14 @@
   }
   addEventListener("scroll", hide, true);
 
+  // A box that is wider than the screen fades at the edge beyond which there is more.
+  const fade = (box) => { box.classList.toggle("more", box.scrollLeft + box.clientWidth < box.scrollWidth - 2); };
+  const fading = new ResizeObserver((entries) => entries.forEach(({ target }) => fade(target)));
+  for (const box of document.querySelectorAll(".box")) {
+    fading.observe(box);
+    box.addEventListener("scroll", () => fade(box), { passive: true });
+  }
+
   // A link to a folded place opens it; on paper everything is open.
   const reveal = () => {
     const target = location.hash && document.getElementById(location.hash.slice(1));
