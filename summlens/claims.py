@@ -60,13 +60,15 @@ def verdicts(folder: Path, resamples: int = 10_000) -> list[Verdict]:
         raise UserError(f"no run below {folder} is finished: examples/paper_claims.sh --output-dir {folder} makes them")
     check_comparable(runs)
     layers = claimed_layers(runs)
-    fewer = f"{SAVED:.0%} fewer parameters"
+    names = _listed(layers)
+    first = f"{names.capitalize()} change{'s' * (len(layers) == 1)} most"
+    second = f"{SHARE:.0%} of the heads lose attention entropy"
+    third = f"LoRA on {names} beats LoRA on all layers, with {SAVED:.0%} fewer parameters"
     claims = [
-        (f"{_listed(layers).capitalize()} change{'s' * (len(layers) == 1)} most", ["full"], partial(layers_change_most, runs, layers, resamples)),
-        (f"{SHARE:.0%} of the heads lose attention entropy", ["full"], partial(heads_lose_entropy, runs, resamples)),
-        (f"LoRA on {_listed(layers)} beats LoRA on all layers, with {fewer}", ["lora", "lora_claimed"],
-         partial(claimed_lora_wins, runs, resamples)),
-    ]  # fmt: skip
+        (first, ["full"], partial(layers_change_most, runs, layers, resamples)),
+        (second, ["full"], partial(heads_lose_entropy, runs, resamples)),
+        (third, ["lora", "lora_claimed"], partial(claimed_lora_wins, runs, resamples)),
+    ]
     found = []
     for claim, needed, test in claims:
         missing = [_absent(folder, name) for name in needed if name not in runs]
@@ -92,12 +94,18 @@ def check_comparable(runs: dict[str, Run]) -> None:
             mine, other = (_shared(one[what]) for one in (record, records[first]))
             if mine != other:
                 raise UserError(f"{name} and {first} differ in {what}: make them with the same options")
-    adapted = {name: record["config"] for name, record in records.items() if name.startswith("lora")}
-    for name, config in adapted.items():
+    adapted = {name: _settings(record["config"]) for name, record in records.items() if name.startswith("lora")}
+    for name, settings in adapted.items():
         first = next(iter(adapted))
-        for key, value in config.items():
-            if key not in ("trainable", "output_dir") and value != adapted[first][key]:
+        for key, value in settings.items():
+            if key != "trainable" and value != adapted[first][key]:
                 raise UserError(f"{name} and {first} differ in {key}: make them with the same options")
+
+
+def _settings(config: dict) -> dict:
+    """A configuration without what does not change a run: its place, and how a step's articles are shared out."""
+    kept = {key: value for key, value in config.items() if key not in ("output_dir", "batch_size", "accumulation")}
+    return {**kept, "effective batch": config["batch_size"] * config["accumulation"]}
 
 
 def _shared(value):
@@ -289,7 +297,7 @@ def _print_finished(options: list[str]) -> None:
     config = dataclasses.asdict(parse_command_line(options)[0])
     run = Run(config["output_dir"])
     record = run.read_json("run.json") if run.has("run.json") else {"finished": False}
-    print("yes" if record["finished"] and record["config"] == config else "no")
+    print("yes" if record["finished"] and _settings(record["config"]) == _settings(config) else "no")
 
 
 def _folder(arguments: list[str]) -> Path:

@@ -240,8 +240,9 @@ def test_a_run_counts_as_finished_only_with_the_same_options(tmp_path, capsys):
         return capsys.readouterr().out.strip()
 
     assert answer("--preset", "small") == "no"
-    write(tmp_path, "full", epochs=2.0)
+    write(tmp_path, "full", epochs=2.0, batch_size=4, accumulation=4)  # shared out otherwise, over other processes
     assert answer("--preset", "small", "--epochs", "2") == "yes"
+    assert answer("--preset", "small", "--epochs", "2", "--accumulation", "4") == "no"
     assert answer("--preset", "small") == "no"
 
 
