@@ -13,7 +13,7 @@ if __name__ == "__main__":
         config, options = parse_command_line(description=__doc__, processes=processes.world())
 
         # Only now what takes seconds to import: --help and a wrong option are answered at once.
-        from summlens import comparison, console, estimate, experiment, training
+        from summlens import companions, comparison, console, estimate, experiment, training
 
         console.start_logging()
         processes.start()
@@ -34,10 +34,12 @@ if __name__ == "__main__":
             experiment.record(study, "training")
             fine_tuned = training.fine_tune(study, options.resume, comparison.sampler(study))
             training.save_model(fine_tuned, study.tokenizer, run)
-            experiment.record(study, "trained")
+            del fine_tuned  # its memory is wanted below
+        experiment.record(study, "trained")
+        companions.train(study)
 
-        fine_tuned = experiment.load_fine_tuned(study)
-        scores = comparison.compare(study, {"zero_shot": study.base, "fine_tuned": fine_tuned})
+        systems = {"zero_shot": study.base, "fine_tuned": run.model_outputs, **companions.trained(run)}
+        scores = comparison.compare(study, systems)
         experiment.record(study, "finished")
         experiment.last_words(study, scores)
         processes.stop()

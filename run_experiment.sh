@@ -11,6 +11,8 @@ usage: ./run_experiment.sh [--preset demo|small|medium|full] [--resume] [--outpu
   ./run_experiment.sh --preset full          GPT-2 (124M) on all of CNN/DailyMail: a GPU and hours
   ./run_experiment.sh --resume               continue an interrupted run (give the same options)
   ./run_experiment.sh --output-dir runs/two  keep a second experiment apart
+  ./run_experiment.sh --control shuffled-pairs --seeds 2
+                                             also train a control and a second seed to compare with
   ./run_experiment.sh --preset full --processes 8
                                              one process a GPU; N must divide the articles of an optimiser step, or
                                              where you give it, --accumulation

@@ -38,8 +38,9 @@ predictions.jsonl   a row an article: id, article, reference, `summaries` {syste
 latent_space.json   names, settings and intervals of the arrays in latent_space.npz (see summlens.latent_space).
 causal.json         ablation, patching, circuit and noise floor, with intervals and flags; causal.npz holds the effects
                     by probe article (see summlens.causal).
-companions/<name>/  run.json and captured steps of a fine-tune that the run is compared with (`Run.companion`): a
-                    control (shuffled-pairs, language-model) or another seed (seed-43), on the same probe articles.
+companions/<name>/  a fine-tune that the run is compared with (`Run.companion`): a control (shuffled-pairs,
+                    language-model) or another seed (seed-43). Captured steps on the same probe articles, and run.json:
+                    `state` (training or trained), name, `what` it is, configuration.
 attention_maps.json attention rows and information flow of a few heads and probe articles, with the tokens' texts;
                     arrays in attention_maps.npz (see summlens.explorer).
 """
@@ -92,8 +93,9 @@ class Run:
         return other
 
     def companions(self) -> list[str]:
-        """The names of the companions of which there is anything, sorted."""
-        return sorted(path.parent.name for path in self.metrics.glob("companions/*/run.json"))
+        """The names of the companions whose training is finished, sorted."""
+        begun = (path.parent.name for path in self.metrics.glob("companions/*/run.json"))
+        return sorted(name for name in begun if self.companion(name).read_json("run.json").get("state") == "trained")
 
     def write_json(self, name: str, payload: dict) -> Path:
         """Write `payload` as interpretability_metrics/`name`, with the schema version; NaN and infinity become null."""

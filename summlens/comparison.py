@@ -6,7 +6,7 @@ import logging
 import sys
 from pathlib import Path
 
-from summlens import evaluation, models, processes
+from summlens import companions, evaluation, models, processes
 from summlens.artifacts import Run
 from summlens.config import PROJECT, Config
 from summlens.data import Encoder, clean_article
@@ -21,8 +21,9 @@ SAMPLES = 2  # summaries that TensorBoard shows at every capture
 def compare(study: Experiment, systems: dict) -> dict:
     """Summarise the test articles with every model, score, and write evaluation.json and predictions.jsonl.
 
-    Returns the content of evaluation.json. What an interrupted evaluation had generated is not generated again.
-    The processes of a run share the generation; rank 0 scores and writes.
+    `systems` are models by name, or the directories of models that are loaded one at a time. Returns the content of
+    evaluation.json. What an interrupted evaluation had generated is not generated again. The processes of a run share
+    the generation; rank 0 scores and writes.
     """
     config, run = study.config, study.run
     articles = list(study.splits["test"])
@@ -30,12 +31,13 @@ def compare(study: Experiment, systems: dict) -> dict:
     keys = [f"{index}/{row['id']}" for index, row in enumerate(articles)]  # ids of a data set may repeat
     kept = run.metrics / "generated.jsonl.part"
     summaries, finished = {}, {}
-    for name, model in systems.items():
+    for name, system in systems.items():
         log.info("summarising %d test articles: %s", len(articles), name)
         if config.generation_backend == "vllm":
-            path = config.resolve(config.model) if name == "zero_shot" else run.model_outputs
+            path = config.resolve(config.model) if name == "zero_shot" else system
             written = evaluation.generate_vllm(path, prompts, **_limits(study))
         else:
+            model = models.load_model(str(system)) if isinstance(system, Path) else system
             cache = evaluation.GenerationCache(kept, f"{name} {_fingerprint(model, prompts, config)}")
             written = _generate(study, model, prompts, ids=keys, cache=cache)
         summaries[name] = [study.encoder.text(one.ids) for one in written]
@@ -49,6 +51,7 @@ def _score(study: Experiment, articles: list, summaries: dict, finished: dict, k
         articles,
         summaries,
         finished,
+        labels={name: companions.label(name) for name in run.companions()},
         rouge_recipe=config.rouge_recipe,
         seed=config.seed,
         resamples=config.resamples,

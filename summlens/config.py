@@ -14,6 +14,7 @@ from summlens import selection
 from summlens.errors import UserError
 
 PROJECT = Path(__file__).resolve().parent.parent
+CONTROLS = ("shuffled-pairs", "language-model")
 
 
 def _value(default, help: str, unit: str = "", *, choices: tuple = (), positive: bool = False):
@@ -67,6 +68,12 @@ class Config:
     lora_rank: int = _value(8, "rank of the adapters", "dimensions", positive=True)
     seed: int = _value(42, "seed of every random choice")
 
+    # what the fine-tuned model is compared with (summlens.companions)
+    control: str = _value(
+        "", f"control fine-tunes of equal length, separated by commas: {', '.join(CONTROLS)}; about one training each"
+    )
+    seeds: int = _value(1, "training seeds: the run's own, the next one, and so on", "seeds", positive=True)
+
     # capture
     capture_steps: int = _value(
         200, "steps between two captures; step 0 and the last step always are", "steps", positive=True
@@ -90,6 +97,16 @@ class Config:
     @property
     def effective_batch(self) -> int:
         return self.batch_size * self.accumulation
+
+    @property
+    def controls(self) -> list[str]:
+        """The names in `control`, each once."""
+        return list(dict.fromkeys(name.strip() for name in self.control.split(",") if name.strip()))
+
+    @property
+    def companions(self) -> list[str]:
+        """The names of the fine-tunes that the run is to be compared with."""
+        return [*self.controls, *(f"seed-{self.seed + further}" for further in range(1, self.seeds))]
 
     @property
     def template(self) -> str:
@@ -222,6 +239,9 @@ def check(config: Config, processes: int = 1) -> None:
     """Refuse values that cannot work, before anything is loaded. Raises UserError naming the option."""
     if config.template.count("{article}") != 1:
         raise UserError(f"--prompt must contain {{article}} exactly once, it is {config.prompt!r}")
+    for name in config.controls:
+        if name not in CONTROLS:
+            raise UserError(f"--control {name} is unknown: there are {' and '.join(CONTROLS)}")
     if config.generation_backend == "vllm" and config.num_beams > 1:
         raise UserError(f"--generation-backend vllm is greedy here: leave it or --num-beams {config.num_beams} out")
     part = selection.parse(config.trainable)

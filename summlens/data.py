@@ -274,6 +274,14 @@ class Encoder:
         prompt, start, stop = self.prompt(article, room=len(target))
         return Example(identity, tuple(prompt + target), len(prompt), start, stop)
 
+    def fits(self, summary: str) -> bool:
+        """Whether a summary leaves a token of the window to its article."""
+        try:
+            self.prompt("", room=len(self._tokens(" " + summary)) + 1)
+        except UserError:
+            return False
+        return True
+
     def text(self, ids: Sequence[int]) -> str:
         """The text of generated token ids (those after the prompt), without special tokens."""
         return clean_summary(self.tokenizer.decode(ids, skip_special_tokens=True))
@@ -310,9 +318,8 @@ class Examples(Sequence):
 
 def lengths(examples: Sequence[Example]) -> np.ndarray:
     """Tokens an example, prompt and target together; read as one column where the examples are on the disk."""
-    if isinstance(examples, Examples):
-        return examples.lengths
-    return np.array([len(example.input_ids) for example in examples])
+    known = getattr(examples, "lengths", None)
+    return np.array([len(example.input_ids) for example in examples]) if known is None else known
 
 
 def encode(rows, encoder: Encoder, description: str) -> Examples:

@@ -32,6 +32,7 @@ from summlens.metrics.attention import metric_names
 # CNN/DailyMail 3.0.0: articles a split, and the means of GPT-2's tokenizer in a window of 1,024 tokens.
 _KNOWN = {"abisee/cnn_dailymail": ({"train": 287_113, "validation": 13_368, "test": 11_490}, 848, 70)}
 _WHOLE, _SLIM = 3.7, 1.9  # bytes a captured float, compressed: measured on captures of the demo
+LOGIT_BYTES = 14  # bytes a logit (docstring: memory)
 GIB = 2**30
 
 
@@ -99,7 +100,7 @@ def memory(shape: Shape, config: Config, targets: float, half: bool) -> dict[str
         "base model": 4.0 * size,
         "16-bit copies": 2.0 * size * half,
         "activations": activations(shape, tokens, config.gradient_checkpointing, half),
-        "logits": 14.0 * shape.vocabulary * targets * config.batch_size,
+        "logits": float(LOGIT_BYTES) * shape.vocabulary * targets * config.batch_size,
     }
 
 

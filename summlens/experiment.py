@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 # What a --resume may change without changing a number of the run but by rounding. An optimiser step keeps its articles.
 _FREE_TO_CHANGE = {"output_dir", "evaluation_batch_size", "capture_batch_size", "logging_steps", "checkpoint_steps"} | {
-    "batch_size", "accumulation", "gradient_checkpointing",
+    "batch_size", "accumulation", "gradient_checkpointing", "control", "seeds",
 }  # fmt: skip
 
 
@@ -64,6 +64,8 @@ def _prepare(config: Config, run: Run) -> Experiment:
         raise UserError(f"--window {config.window} is longer than the {limit} positions of {config.model}")
     encoder = data.Encoder(tokenizer, config.template, config.window or models.window(base))
     train = data.encode(splits["train"], encoder, "training")
+    if len(train) < 2 and "shuffled-pairs" in config.controls:
+        raise UserError("--control shuffled-pairs needs two training articles or more: there is one")
     validation = data.encode(splits["validation"], encoder, "validation")
     chosen = np.random.default_rng(config.seed).permutation(len(validation))[: config.probe_articles]
     if len(chosen) < config.probe_articles:
@@ -104,6 +106,9 @@ def _open(config: Config, resume: bool) -> Run:
                 f"--resume with another {key} ({now[key]!r}; the run began with {earlier.get(key)!r}): "
                 "give the same options, or start a new run without --resume"
             )
+        for name in _companions_of(earlier):
+            if name not in (*config.companions, *run.companions()):
+                log.warning("%s, which this run was to be compared with, is not trained without its option", name)
         return run
     if run.metrics.exists() or run.checkpoints.exists():
         aside = run.root / "previous_runs" / time.strftime("%Y-%m-%d_%H%M%S")
@@ -113,6 +118,12 @@ def _open(config: Config, resume: bool) -> Run:
                 folder.rename(aside / folder.name)
         log.info("the earlier run in %s was moved to %s (--resume would have continued it)", run.root, aside)
     return run
+
+
+def _companions_of(recorded: dict) -> list[str]:
+    """The companions of a recorded configuration, also one of a time before there were any."""
+    known = {field.name for field in dataclasses.fields(Config)}
+    return Config(**{name: value for name, value in recorded.items() if name in known}).companions
 
 
 def record(experiment: Experiment, state: str) -> None:
@@ -159,11 +170,6 @@ def record(experiment: Experiment, state: str) -> None:
 def state_of(run: Run) -> str:
     """How far the run came: new, training, trained or finished."""
     return processes.from_rank_zero(lambda: run.read_json("run.json")["state"] if run.has("run.json") else "new")
-
-
-def load_fine_tuned(experiment: Experiment):
-    """The model that training left in model_outputs/."""
-    return models.load_model(str(experiment.run.model_outputs))
 
 
 def _probe_text(experiment: Experiment, example: data.Example) -> dict:
@@ -239,11 +245,16 @@ def announce_estimate(experiment: Experiment) -> None:
     # is generated costs a pass of its own, slower than in bulk. Factors from runs of the demo on two CPU cores.
     looking = (captures * probe_tokens * 2 + validations * validation_tokens / 3 / world) / rate
     generating = 2 * test * (mean_length / 3 + 2 * config.max_new_tokens * config.num_beams) / rate / world
+    others = len(config.companions)
+    training, looking = training * (1 + others), looking * (1 + others)
+    generating *= (2 + others) / 2
     total = training + looking + generating + 60
     log.info(
-        "%d training articles, %d optimiser steps of %d articles; about %s (training %s, capture and validation %s, "
+        "%d training articles, %d optimiser steps of %d articles%s; about %s (training %s, capture and validation %s, "
         "test summaries %s, latent space and figures 1 min)",
-        len(experiment.train), steps, config.effective_batch, *map(duration, (total, training, looking, generating)),
+        len(experiment.train), steps, config.effective_batch,
+        f", {1 + others} times ({', '.join(['fine-tuned', *config.companions])})" if others else "",
+        *map(duration, (total, training, looking, generating)),
     )  # fmt: skip
 
 
@@ -279,13 +290,13 @@ def last_words(experiment: Experiment, evaluation: dict) -> None:
     if processes.rank() > 0:
         return
     run = experiment.run
-    for name in ("zero_shot", "fine_tuned", "lead3"):
+    for name in ("zero_shot", "fine_tuned", *run.companions(), "lead3"):
         scores = evaluation["systems"][name]["scores"]
         line = "  ".join(
             f"{score} {scores[score]['mean']:5.2f} [{scores[score]['low']:.2f}, {scores[score]['high']:.2f}]"
             for score in ("rouge1", "rouge2", "rougeLsum")
         )
-        log.info("%-10s %s", name, line)
+        log.info("%-14s %s", name, line)
     last = run.steps()[-1]
     divergence = run.read_step(last).arrays["attention/kl/summary"].mean(axis=0)
     top = np.dstack(np.unravel_index(np.argsort(-divergence, axis=None)[:3], divergence.shape))[0]
