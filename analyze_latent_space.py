@@ -135,8 +135,8 @@ if __name__ == "__main__":
 
             if not options.no_models and options.causal != "off":
                 with optional("causal tests", left_out):
-                    captured = causal.captured_ends(run) if own_models else None
-                    info, arrays = causal.test_pair(*names, examples, captured, options.causal, options.seed)
+                    own = run if own_models else None
+                    info, arrays = causal.test_pair(*names, examples, own, options.causal, options.seed)
                     written.append(run.write_arrays("causal.npz", arrays))
                     written.append(run.write_json("causal.json", info))
                     left_out |= info["left_out"]

@@ -1,7 +1,8 @@
 """Does what changed cause the better summaries? Two models and a run's captures in, causal.json and causal.npz out.
 
 causal.npz holds every effect by probe article (names and shapes: `summlens.causal_effects`), and
-noise_floor/<heads|layers>/<metric>/<halves|p|flag>, noise_floor/neurons/<halves|p|flag>: see `summlens.causal_noise`.
+noise_floor/<heads|layers>/<metric>/<sampling|numerical|seed|p|flag>, noise_floor/neurons/<the same>,
+noise_floor/weights/<q|k|v|o>/<seed|flag>: see `summlens.causal_noise`.
 
 causal.json holds, with lists nested as layers and heads, each number with its interval over the probe articles
 (`low`, `high`) and, where a test stands behind it, its Benjamini-Hochberg `flag`:
@@ -13,7 +14,9 @@ weight_patching      {heads|layers|outside: {share, low, high, flag}}
 attribution_patching {noising|denoising: {heads|attention|mlp: {share, low, high}, agreement: {value, low, high}}}
 circuit              see `summlens.causal_circuit`
 moved_and_matters    {moved: {kl, entropy_change, weight_change: [L][H]}, correlations: [{moved, matters, value, ...}]}
-noise_floor          {heads|layers: {metric: {flag, flagged, of}}, neurons: {flagged, of, by_layer}}
+noise_floor          {floors: {sampling|numerical|seed: what it compares}, heads|layers: {metric: {flag, flagged, of,
+                     median: {change, sampling, numerical, seed}}}, neurons: {flagged, of, median, by_layer}, and with
+                     another seed weights: {q|k|v|o: {flag, flagged, of}}}
 
 What the data or the models do not allow is left out, with its reason under `left_out`.
 """
@@ -24,7 +27,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from torch import nn
 
-from summlens import causal_circuit, causal_effects, causal_noise, models
+from summlens import causal_circuit, causal_effects, causal_noise, models, noise_captures
 from summlens.architecture import architecture
 from summlens.artifacts import Run
 from summlens.data import Example
@@ -38,6 +41,7 @@ RESAMPLES = 1000
 FEWEST_ARTICLES = 4
 LONGEST = 600.0  # seconds that exact tests may take before the choice falls on the gradient approximation
 _RATE = {"cpu": 3e10, "cuda": 2e13, "mps": 2e12}  # floating point operations a second that such a device does reach
+ANOTHER_SEED = "python gpt2_summarization.py --resume --seeds 2"
 _DIRECTIONS = ("noising", "denoising")
 _SAME = ("layers", "heads", "key_heads", "head_dim", "width", "neurons", "vocabulary")
 
@@ -46,16 +50,19 @@ def test_pair(
     base: str,
     fine_tuned: str,
     examples: Sequence[Example],
-    captured: tuple[Mapping, Mapping] | None = None,
+    run: Run | None = None,
     how: str = "auto",
     seed: int = 0,
 ) -> tuple[dict, dict[str, np.ndarray]]:
-    """`analyze` of two models by name or directory. `how`: `exact`, `fast` (gradient approximation alone), or `auto`:
-    exact where that takes less than LONGEST. Raises UserError where a model cannot be loaded or they differ in shape.
+    """`analyze` of two models by name or directory, with the captures and the other seeds of the `run` that leads from
+    one to the other. `how`: `exact`, `fast` (gradient approximation alone), or `auto`: exact where that takes less
+    than LONGEST. Raises UserError where a model cannot be loaded or they differ in shape.
     """
     pair = load_pair(base, fine_tuned)
     exact = how == "exact" or how == "auto" and seconds(pair[0], examples) < LONGEST
-    info, arrays = analyze(*pair, examples, captured, exact, seed)
+    captured = captured_ends(run) if run is not None else None
+    floors = noise_floors(run, *pair, examples, captured) if captured is not None and _of(captured, examples) else {}
+    info, arrays = analyze(*pair, examples, captured, exact, seed, floors=floors)
     return {"base": base, "fine_tuned": fine_tuned, **info}, arrays
 
 
@@ -89,6 +96,22 @@ def captured_ends(run: Run) -> tuple[dict, dict] | None:
     return run.read_step(0).arrays, run.read_step(steps[-1]).arrays
 
 
+def _of(captured: tuple[Mapping, Mapping], examples: Sequence[Example]) -> bool:
+    """Whether captures are of these probe articles."""
+    return captured[0].get("loss/summary", np.empty(0)).shape == (len(examples),)
+
+
+def noise_floors(
+    run: Run, base: nn.Module, fine_tuned: nn.Module, examples: Sequence[Example], captured: tuple[Mapping, Mapping]
+) -> dict[str, noise_captures.Floor]:
+    """The noise floors that need a model to run: numerical, and seed where the run has fine-tunes of other seeds."""
+    found = {
+        "numerical": noise_captures.numerical(base, examples, captured[0]),
+        "seed": noise_captures.seeds(run, fine_tuned, examples, *captured),
+    }
+    return {name: floor for name, floor in found.items() if floor is not None}
+
+
 def analyze(
     base: nn.Module,
     fine_tuned: nn.Module,
@@ -97,6 +120,7 @@ def analyze(
     exact: bool = True,
     seed: int = 0,
     resamples: int = RESAMPLES,
+    floors: Mapping[str, noise_captures.Floor] | None = None,
 ) -> tuple[dict, dict[str, np.ndarray]]:
     """All of causal.json and causal.npz (module docstring).
 
@@ -104,6 +128,7 @@ def analyze(
         base, fine_tuned: of one shape (`load_pair` sees to it).
         captured: the arrays of the run's first and last step, for the same probe articles: what moved.
         exact: every intervention; without it the gradient approximation alone, of which one pass does for all heads.
+        floors: what `noise_floors` measured.
 
     Raises:
         UserError: no probe articles, or losses that are not finite.
@@ -112,7 +137,7 @@ def analyze(
         raise UserError("the probe set is empty: there is nothing to test causes on")
     log.info("causal tests on %d probe articles (%s)", len(examples), "exact" if exact else "gradient approximation")
     analysis = _Analysis(causal_effects.measure(base, fine_tuned, examples, exact), exact, seed, resamples)
-    if captured is not None and captured[0].get("loss/summary", np.empty(0)).shape != (len(examples),):
+    if captured is not None and not _of(captured, examples):
         analysis.left_out["captures"] = "the captured steps are not of these probe articles"
         captured = None
     analysis.moved(captured)
@@ -124,7 +149,7 @@ def analyze(
         analysis.agreement()
         analysis.correlations()
         analysis.circuit(base, fine_tuned, examples)
-    analysis.noise_floor(captured)
+    analysis.noise_floor(captured, floors or {})
     return analysis.info, analysis.arrays
 
 
@@ -269,17 +294,26 @@ class _Analysis:
         else:
             self.info["circuit"] = found
 
-    def noise_floor(self, captured: tuple[Mapping, Mapping] | None) -> None:
+    def noise_floor(self, captured: tuple[Mapping, Mapping] | None, floors: Mapping[str, noise_captures.Floor]) -> None:
         if len(self.gain) < FEWEST_ARTICLES:
             self.left_out["noise_floor"] = f"{len(self.gain)} probe articles: at least {FEWEST_ARTICLES} are needed"
             return
         pairs = causal_noise.captured_pairs(*captured) if captured is not None else {}
         pairs["neurons"] = (self.arrays["neurons/base"], self.arrays["neurons/fine_tuned"])
-        self.info["noise_floor"], arrays = causal_noise.above_noise(pairs, self.seed)
+        self.info["noise_floor"], arrays = causal_noise.above_noise(pairs, self.seed, floors)
         self.arrays |= arrays
         if captured is None:
             reason = "no captured steps belong to these models"
             self.left_out |= dict.fromkeys(("noise_floor/heads", "noise_floor/layers"), reason)
+        elif "seed" in floors:
+            weights, arrays = causal_noise.weights_beyond_seeds(captured[1], floors["seed"])
+            if weights:
+                self.info["noise_floor"]["weights"] = weights
+                self.arrays |= arrays
+            else:
+                self.left_out["noise_floor/seed of divergences and weights"] = "another seed's model is not there"
+        else:
+            self.left_out["noise_floor/seed"] = f"there is no fine-tune of another seed: {ANOTHER_SEED} makes one"
 
     def _flag(self, effects: np.ndarray) -> np.ndarray:
         return discoveries(randomisation_test(effects, np.zeros_like(effects), seed=self.seed))

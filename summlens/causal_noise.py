@@ -1,14 +1,24 @@
-"""Which changes of a run rise above noise: paired tests over the probe articles, and the spread between halves of them.
+"""Which changes of a run rise above noise: paired tests over the probe articles, and floors of what no change does.
 
-For each head, layer or neuron two questions are asked of the change from base to fine-tuned:
+For each head, layer or neuron the change from base to fine-tuned (the mean over the articles) is held against the same
+number where nothing of interest changed, by up to three floors:
 
-p        could the paired differences of the articles have either sign (two-sided; `p` is then large)? Sign
-         randomisation for heads and layers, paired t-test for neurons, of which there are too many to resample.
-halves   how far do the means over two disjoint halves of the articles lie apart in base alone, where nothing changed
-         but the articles: the distance that 95 % of random halvings keep.
+sampling   how far the means over two disjoint halves of the articles lie apart in base alone: the distance that 95 %
+           of random halvings keep.
+numerical  how far base lies from itself in bfloat16 (`summlens.noise_captures`).
+seed       how far fine-tuned models of different seeds lie apart: the largest distance between any two. With it, the
+           change that must be larger is the smallest of all seeds': between a seed that changed and one that did not
+           the distance is the change itself.
 
 `flag` is true where Benjamini-Hochberg at 5 % names the change (over all heads, layers or neurons of one metric) and
-its size is beyond `halves`. Divergences from base are left out: never negative, they would be named whatever happened.
+its size is beyond every floor there is. The test asks whether the paired differences of the articles could have either
+sign (two-sided): sign randomisation for heads and layers, paired t-test for neurons, too many to resample.
+
+A divergence (KL, JS) is never negative and base's from itself is zero: halves say nothing, and a test against zero
+would name it whatever happened. Its floor is the divergence between the two models of a floor, its test is against
+that divergence of the same articles, and p is the largest over the floors: it must rise above each. Without a floor it
+has no flag. The neurons' numerical and seed floors are of means over all summary positions together. Weights have no
+articles: those of a head are flagged where they moved further than the seeds' lie apart, without a test.
 """
 
 import re
@@ -19,30 +29,35 @@ from scipy.stats import ttest_rel
 
 from summlens.metrics.effects import discoveries, halves
 from summlens.metrics.statistics import randomisation_test
+from summlens.noise_captures import Floor
 
-_HEADS = re.compile(r"attention/(?!kl|js)(\w+)/summary|(head_output_norm)/summary")
+_HEADS = re.compile(r"attention/(\w+)/summary|(head_output_norm)/summary")
 _LAYERS = re.compile(r"activation/(\w+)/mean_abs/summary")
+_DIVERGENCE = re.compile(r"heads/(kl|js)(_no_sink)?")
 
 Pair = tuple[np.ndarray, np.ndarray]
 
 
 def captured_pairs(first: Mapping, last: Mapping) -> dict[str, Pair]:
     """{heads/<metric> or layers/<site>: (base, fine-tuned)}, (A, L, H) or (A, L), of two captures' arrays."""
-    pairs = {}
-    for key in first:
-        head, layer = _HEADS.fullmatch(key), _LAYERS.fullmatch(key)
-        if key in last and (head or layer):
-            name = f"heads/{head[1] or head[2]}" if head else f"layers/{layer[1]}"
-            pairs[name] = (np.asarray(first[key], np.float64), np.asarray(last[key], np.float64))
-    return pairs
+    before, after = _numbers(first), _numbers(last)
+    return {name: (before[name], after[name]) for name in before if name in after and name != "neurons"}
 
 
-def above_noise(pairs: Mapping[str, Pair], seed: int) -> tuple[dict, dict[str, np.ndarray]]:
-    """(summary for causal.json, arrays noise_floor/<name>/<halves|p|flag> of the shape without articles)."""
+def above_noise(
+    pairs: Mapping[str, Pair], seed: int, floors: Mapping[str, Floor] | None = None
+) -> tuple[dict, dict[str, np.ndarray]]:
+    """(summary for causal.json, arrays noise_floor/<name>/<floor|p|flag> of the shape without articles).
+
+    `floors`: `numerical` and `seed`, those that there are. Each metric's summary holds `median`, over its heads or
+    layers: of the size of the change and of each floor, in the metric's unit.
+    """
+    floors = floors or {}
     summary: dict = {
-        "definition": "flag: Benjamini-Hochberg at 5 % over paired tests by article, and a change larger than 95 % of "
-        "the differences between disjoint halves of the probe articles in base alone",
-        "tests": "sign randomisation (heads, layers), paired t-test (neurons)",
+        "definition": "flag: Benjamini-Hochberg at 5 % over paired tests by article, and a change beyond every floor",
+        "tests": "sign randomisation (heads, layers; divergences against those of the floors), paired t-test (neurons)",
+        "floors": {"sampling": "95 % of the distances between disjoint halves of the probe articles in base alone"}
+        | {name: floor.what for name, floor in floors.items()},
         "heads": {},
         "layers": {},
     }
@@ -51,20 +66,85 @@ def above_noise(pairs: Mapping[str, Pair], seed: int) -> tuple[dict, dict[str, n
         # An article may have no value at all: a copy score without a copied word.
         known = np.isfinite(base + fine_tuned).reshape(len(base), -1).any(axis=1)
         base, fine_tuned = base[known], fine_tuned[known]
-        if name == "neurons":
-            with np.errstate(invalid="ignore", divide="ignore"):
-                p_values = ttest_rel(fine_tuned, base, axis=0).pvalue
-        else:
-            p_values = randomisation_test(fine_tuned, base, seed=seed)
-        floor = halves(base, seed=seed)
-        with np.errstate(invalid="ignore"):
-            beyond = np.abs((fine_tuned - base).mean(axis=0)) > floor
-        flag = discoveries(p_values) & beyond
-        arrays |= {f"noise_floor/{name}/{key}": v for key, v in (("halves", floor), ("p", p_values), ("flag", flag))}
-        counts = {"flagged": int(flag.sum()), "of": int(np.isfinite(p_values).sum())}
+        distances, against = {}, []
+        if not _DIVERGENCE.fullmatch(name):
+            distances["sampling"] = halves(base, seed=seed)
+        for key, floor in floors.items():
+            between = [one for one in (_between(name, *pair, known) for pair in floor.pairs) if one is not None]
+            if between:
+                distances[key] = np.max([np.abs(one.mean(axis=0)) for one in between], axis=0)
+                against += between
+        if not distances:
+            continue
+        size = np.abs((fine_tuned - base).mean(axis=0))
+        p_values = _p_values(name, base, fine_tuned, against, seed)
+        flag = discoveries(p_values)
+        for key, distance in distances.items():
+            ends = [_between(name, end, floors[key].start, known) for end in floors[key].ends] if key in floors else []
+            changes = [size, *(np.abs(one.mean(axis=0)) for one in ends if one is not None)]
+            with np.errstate(invalid="ignore"):
+                flag &= np.min(changes, axis=0) > distance
+        arrays |= {f"noise_floor/{name}/{key}": v for key, v in {**distances, "p": p_values, "flag": flag}.items()}
+        counts = {
+            "flagged": int(flag.sum()),
+            "of": int(np.isfinite(p_values).sum()),
+            "median": {key: float(np.nanmedian(v)) for key, v in {"change": size, **distances}.items()},
+        }
         if name == "neurons":
             summary["neurons"] = {**counts, "by_layer": flag.sum(axis=1)}
         else:
             level, metric = name.split("/")
             summary[level][metric] = {"flag": flag, **counts}
     return summary, arrays
+
+
+def _between(name: str, one: Mapping, other: Mapping, known: np.ndarray) -> np.ndarray | None:
+    """(A, ...) of the known articles: how far the first capture lies from the second; None where it was not measured.
+
+    A divergence is that distance itself.
+    """
+    number, against = _numbers(one).get(name), _numbers(other).get(name)
+    if number is None or against is None:
+        return None
+    distance = number if _DIVERGENCE.fullmatch(name) else number - against
+    return distance if name == "neurons" else distance[known]
+
+
+def _p_values(name: str, base: np.ndarray, fine_tuned: np.ndarray, against: list, seed: int) -> np.ndarray:
+    if _DIVERGENCE.fullmatch(name):
+        return np.max([randomisation_test(fine_tuned, one, seed=seed) for one in against], axis=0)
+    if name == "neurons":
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return ttest_rel(fine_tuned, base, axis=0).pvalue
+    return randomisation_test(fine_tuned, base, seed=seed)
+
+
+def weights_beyond_seeds(last: Mapping, floor: Floor) -> tuple[dict, dict[str, np.ndarray]]:
+    """({q|k|v|o: {flag, flagged, of}}, arrays noise_floor/weights/<q|k|v|o>/<seed|flag>, (L, H), model units).
+
+    ||W - W0||_F of each head's weights in the seed that moved them least, against the largest ||W - W'||_F between the
+    models of two seeds. Empty where the models were not compared.
+    """
+    summary, arrays = {}, {}
+    for part in "qkvo":
+        key = f"weights_by_head/{part}/absolute"
+        between = [one[key] for one, _ in floor.pairs if key in one]
+        moved = [end[key] for end in (last, *floor.ends) if key in end]
+        if between and len(moved) == 1 + len(floor.ends):
+            distance = np.max(between, axis=0)
+            flag = np.min(moved, axis=0) > distance
+            summary[part] = {"flag": flag, "flagged": int(flag.sum()), "of": flag.size}
+            arrays |= {f"noise_floor/weights/{part}/seed": distance, f"noise_floor/weights/{part}/flag": flag}
+    return summary, arrays
+
+
+def _numbers(arrays: Mapping) -> dict[str, np.ndarray]:
+    """What is compared, of a capture's arrays: heads/<metric> (A, L, H), layers/<site> (A, L), neurons (1, L, N)."""
+    found = {}
+    for key, values in arrays.items():
+        head, layer = _HEADS.fullmatch(key), _LAYERS.fullmatch(key)
+        if head or layer:
+            found[f"heads/{head[1] or head[2]}" if head else f"layers/{layer[1]}"] = np.asarray(values, np.float64)
+        elif key == "neuron/mean":
+            found["neurons"] = np.asarray(values, np.float64)[None]
+    return found

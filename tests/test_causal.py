@@ -456,14 +456,14 @@ def test_two_models_on_disk_with_the_captures_of_their_run(planted, tmp_path, mo
     captured = causal.captured_ends(run)
     assert captured[1]["attention/kl/summary"].min() == 9
     names = str(tmp_path / "base"), str(run.model_outputs)
-    info, _ = causal.test_pair(*names, examples, captured)
+    info, _ = causal.test_pair(*names, examples, run)
     assert (info["base"], info["fine_tuned"]) == names and info["exact"]
     monkeypatch.setattr(causal, "LONGEST", 0)
-    info, _ = causal.test_pair(*names, examples, captured)
+    info, _ = causal.test_pair(*names, examples, run)
     assert not info["exact"] and "--causal exact" in info["left_out"]["circuit"]
     run.write_json("causal.json", info)
     assert run.read_json("causal.json")["loss"]["gain"]["low"] > 0
-    assert causal.test_pair(*names, examples, captured, "exact")[0]["exact"]
+    assert causal.test_pair(*names, examples, run, "exact")[0]["exact"]
 
 
 def test_few_or_foreign_probe_articles_leave_out_what_they_cannot_carry(planted):

@@ -7,6 +7,8 @@ from scipy.stats import spearmanr, ttest_rel
 from summlens import causal_noise
 from summlens.metrics.effects import discoveries, halves, rank_correlation, share
 from summlens.metrics.representation import bootstrap_counts
+from summlens.metrics.statistics import randomisation_test
+from summlens.noise_captures import Floor
 
 
 @pytest.fixture
@@ -89,15 +91,18 @@ def test_the_noise_floor_flags_the_planted_change_and_little_else(random):
     before = {"attention/entropy/summary": base, "attention/kl/summary": np.zeros_like(base)}
     later = {"attention/entropy/summary": after, "attention/kl/summary": np.ones_like(base)}
     pairs = causal_noise.captured_pairs(before, later)
-    assert pairs.keys() == {"heads/entropy"}  # a divergence would always be flagged
+    assert pairs.keys() == {"heads/entropy", "heads/kl"}
     neurons = random.normal(size=(20, 2, 50))
     moved = neurons + random.normal(0, 0.3, neurons.shape)
     moved[:, 1, 7] -= 4
     summary, arrays = causal_noise.above_noise({**pairs, "neurons": (neurons, moved)}, seed=0)
+    assert "kl" not in summary["heads"]  # without a floor a divergence would always be flagged
     flag = arrays["noise_floor/heads/entropy/flag"]
     assert flag.sum() == 1 and flag[2, 1]
     assert arrays["noise_floor/heads/entropy/p"][0, 0] < 0.01
-    assert summary["heads"]["entropy"] == {"flag": pytest.approx(flag), "flagged": 1, "of": 24}
+    found = summary["heads"]["entropy"]
+    assert (found["flagged"], found["of"]) == (1, 24) and (found["flag"] == flag).all()
+    assert found["median"]["change"] == np.median(np.abs((after - base).mean(axis=0)))
     assert arrays["noise_floor/neurons/flag"].nonzero() == (np.array([1]), np.array([7]))
     np.testing.assert_allclose(arrays["noise_floor/neurons/p"], ttest_rel(moved, neurons).pvalue)
     assert summary["neurons"]["flagged"] == 1 and summary["neurons"]["by_layer"].tolist() == [0, 1]
@@ -118,3 +123,90 @@ def test_flags_are_rare_where_nothing_changed(random):
         _, arrays = causal_noise.above_noise({"heads/x": (base, base + random.normal(0, 1, base.shape))}, seed=0)
         named += arrays["noise_floor/heads/x/flag"].any()
     assert named <= 4  # in one family of twenty, about, a false discovery
+
+
+def captured_like(random, base, moved):
+    """The arrays of a capture: base with `moved` (L, H) added and a little noise of its own."""
+    values = base + moved + random.normal(0, 0.01, base.shape)
+    divergence = np.abs(moved) + 0.001 + np.abs(random.normal(0, 0.0001, base.shape))
+    return {
+        "attention/entropy/summary": values,
+        "attention/kl/summary": divergence,
+        "activation/residual/mean_abs/summary": values[:, :, 0],
+        "neuron/mean": values.mean(axis=0),
+    }
+
+
+@pytest.fixture
+def three_seeds(random):
+    """Head (1, 2) moved in every seed, head (0, 1) in the run's own alone, head (0, 0) a third as far in another."""
+    base = random.normal(size=(12, 2, 3)) * 0.1
+    everywhere, here, partly = np.zeros((3, 2, 3))
+    everywhere[1, 2], here[0, 1], partly[0, 0] = 2, 2, 3
+    first = captured_like(random, base, np.zeros((2, 3)))
+    first["attention/kl/summary"] = np.zeros_like(base)
+    last = captured_like(random, base, everywhere + here + partly)
+    ends = [captured_like(random, base, everywhere + share * partly) for share in (1 / 3, 1.1)]
+    pairs = []
+    for one, other in ((last, ends[0]), (last, ends[1]), (ends[0], ends[1])):
+        apart = np.abs((one["attention/entropy/summary"] - other["attention/entropy/summary"]).mean(axis=0))
+        between = apart + 0.001 + np.abs(random.normal(0, 0.0001, base.shape))
+        pairs.append(({**one, "attention/kl/summary": between}, other))
+    rounded = captured_like(random, base, np.full((2, 3), 0.002))
+    return (
+        first,
+        last,
+        {
+            "numerical": Floor("bfloat16", [(rounded, first)], first),
+            "seed": Floor("seeds", pairs, first, ends),
+        },
+    )
+
+
+def test_what_another_seed_does_not_do_is_not_flagged(three_seeds):
+    first, last, floors = three_seeds
+    pairs = causal_noise.captured_pairs(first, last)
+    pairs["neurons"] = first["attention/entropy/summary"], last["attention/entropy/summary"]
+    summary, arrays = causal_noise.above_noise(pairs, 0, floors)
+    for name in ("heads/entropy", "heads/kl", "neurons"):
+        assert np.argwhere(arrays[f"noise_floor/{name}/flag"]).tolist() == [[1, 2]], name
+    assert list(summary["floors"]) == ["sampling", "numerical", "seed"]
+    without, _ = causal_noise.above_noise(pairs, 0, {"numerical": floors["numerical"]})
+    assert {tuple(place) for place in np.argwhere(without["heads"]["kl"]["flag"])} == {(0, 0), (0, 1), (1, 2)}
+    assert set(summary["heads"]["kl"]["median"]) == {"change", "numerical", "seed"}  # no halves of a divergence
+
+
+def test_floors_are_those_of_a_slow_loop(three_seeds):
+    first, last, floors = three_seeds
+    _, arrays = causal_noise.above_noise(causal_noise.captured_pairs(first, last), 0, floors)
+    for layer, head in np.ndindex(2, 3):
+        for name, floor in floors.items():
+            for metric in ("kl", "entropy"):
+                largest = 0.0
+                for one, other in floor.pairs:
+                    total = 0.0
+                    for article in range(12):
+                        total += float(one[f"attention/{metric}/summary"][article, layer, head])
+                        if metric == "entropy":
+                            total -= float(other["attention/entropy/summary"][article, layer, head])
+                    largest = max(largest, abs(total / 12))
+                assert arrays[f"noise_floor/heads/{metric}/{name}"][layer, head] == pytest.approx(largest, rel=1e-9)
+        # p: the divergence against that of each floor, article by article; the largest of these
+        tests = [
+            randomisation_test(
+                last["attention/kl/summary"][:, layer, head], one["attention/kl/summary"][:, layer, head]
+            )
+            for floor in floors.values()
+            for one, _ in floor.pairs
+        ]
+        assert arrays["noise_floor/heads/kl/p"][layer, head] == pytest.approx(max(tests), abs=0.02)
+
+
+def test_weights_are_held_against_the_distance_between_seeds():
+    key = "weights_by_head/q/absolute"
+    last, end = {key: np.array([[3.0, 3.0]])}, {key: np.array([[2.0, 4.0]])}
+    floor = Floor("seeds", [({key: np.array([[2.5, 2.5]])}, end)], {}, [end])
+    summary, arrays = causal_noise.weights_beyond_seeds(last, floor)
+    assert summary["q"]["flag"].tolist() == [[False, True]] and summary["q"]["flagged"] == 1
+    assert arrays["noise_floor/weights/q/seed"].tolist() == [[2.5, 2.5]] and "k" not in summary
+    assert causal_noise.weights_beyond_seeds(last, Floor("seeds", [({}, end)], {}, [end])) == ({}, {})

@@ -1,0 +1,113 @@
+"""Captures of models between which nothing of interest changed: what a change is compared with in `causal_noise`.
+
+numerical   base again, with its weights and all that its modules pass on rounded to bfloat16, against base as it is.
+seed        the run's fine-tuned model against that of another training seed, and those of other seeds against another.
+
+bfloat16 is rounded to and not computed in: sums stay in float32, as they do inside a matrix unit, and a CPU without
+such a unit needs no more time than for float32.
+"""
+
+import copy
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from summlens import models
+from summlens.artifacts import Run
+from summlens.capture import capture, weight_change
+from summlens.data import Example
+
+log = logging.getLogger(__name__)
+
+SEED = "seed-"  # how the names of a run's companions of other seeds begin
+
+
+@dataclass(frozen=True)
+class Floor:
+    """`pairs` are the arrays of two captures each, of models between which nothing of interest changed.
+
+    The first of a pair also holds attention kl and js of its model against that of the second, and how far the weights
+    of the two lie apart (weights_by_head/...), where they were compared. `start` is step 0, `ends` are the last
+    captures of the other seeds: what the same training did there.
+    """
+
+    what: str
+    pairs: list[tuple[Mapping, Mapping]]
+    start: Mapping
+    ends: list[Mapping] = field(default_factory=list)
+
+
+def numerical(base: nn.Module, examples: Sequence[Example], first: Mapping) -> Floor:
+    """`first`: the arrays of the run's step 0."""
+    log.info("noise floor: base with bfloat16 rounding on %d probe articles", len(examples))
+    arrays = capture(rounded(base), examples, base=base, positions=("summary",))
+    return Floor("base against base with weights and activations rounded to bfloat16", [(arrays, first)], first)
+
+
+def rounded(model: nn.Module) -> nn.Module:
+    """A copy whose weights and whose modules' outputs are rounded to bfloat16, held as float32."""
+    model = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(_round(parameter))
+    for module in model.modules():
+        module.register_forward_hook(_rounded_output)
+    return model
+
+
+def _rounded_output(module: nn.Module, args: tuple, output):
+    if torch.is_tensor(output):
+        return _round(output)
+    return tuple(_round(one) if torch.is_tensor(one) else one for one in output) if type(output) is tuple else None
+
+
+def _round(values: Tensor) -> Tensor:
+    return values.to(torch.bfloat16).to(values.dtype) if values.is_floating_point() else values
+
+
+def seeds(run: Run, fine_tuned: nn.Module, examples: Sequence[Example], first: Mapping, last: Mapping) -> Floor | None:
+    """None where the run has no fine-tune of another seed on the same probe articles.
+
+    `first`, `last`: the arrays of the run's step 0 and of its last captured step. A seed whose model is gone is
+    compared by its captures alone.
+    """
+    known = [(fine_tuned, last)]
+    names = []
+    for name in run.companions():
+        other = run.companion(name)
+        if not name.startswith(SEED) or not other.steps():
+            continue
+        arrays = other.read_step(other.steps()[-1]).arrays
+        if arrays["loss/summary"].shape != (len(examples),):
+            continue
+        names.append(name.removeprefix(SEED))
+        known.append((_model(other.model_outputs, fine_tuned), arrays))
+    if not names:
+        return None
+    log.info("noise floor: fine-tuned against that of seed %s", ", ".join(names))
+    pairs = [(_compared(*one, model, examples), arrays) for one, (model, arrays) in combinations(known, 2)]
+    what = f"fine-tuned against that of seed {', '.join(names)}: the largest distance between two"
+    return Floor(what, pairs, first, [arrays for _, arrays in known[1:]])
+
+
+def _model(folder: Path, like: nn.Module) -> nn.Module | None:
+    if not (folder / "config.json").is_file():
+        return None
+    return models.load_model(str(folder)).to(next(like.parameters()).device)
+
+
+def _compared(
+    model: nn.Module | None, arrays: Mapping, other: nn.Module | None, examples: Sequence[Example]
+) -> Mapping:
+    """A capture's arrays with what is relative to base made relative to `other`."""
+    relative = ("attention/kl", "attention/js", "weights_by_head/")
+    kept = {name: values for name, values in arrays.items() if not name.startswith(relative)}
+    if model is None or other is None:
+        return kept
+    between = capture(model, examples, base=other, positions=("summary",)) | weight_change(model, other)[1]
+    return kept | {name: values for name, values in between.items() if name.startswith(relative)}
