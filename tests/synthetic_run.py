@@ -377,8 +377,20 @@ def causal_info(layers: int, heads: int, articles: int) -> dict:
             "random": {"shares": [0.0, 0.1, 0.3], "p_value": 0.04},
         },
         "noise_floor": {
+            "floors": {"sampling": "halves of the articles", "numerical": "bfloat16", "seed": "seed 43"},
             "heads": {
-                "normalized_entropy": {"flag": flags.tolist(), "flagged": 1, "of": layers * heads},
+                "kl": {
+                    "flag": (~flags).tolist(),
+                    "flagged": layers * heads - 1,
+                    "of": layers * heads,
+                    "median": {"change": 0.4, "numerical": 0.0004, "seed": 0.1},
+                },
+                "normalized_entropy": {
+                    "flag": flags.tolist(),
+                    "flagged": 1,
+                    "of": layers * heads,
+                    "median": {"change": 0.04, "sampling": 0.02, "numerical": 0.0001, "seed": 0.05},
+                },
                 "copy_score": {"flag": flags.tolist(), "flagged": 4, "of": layers * heads},
             },
             "layers": {},

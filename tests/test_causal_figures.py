@@ -109,10 +109,17 @@ def test_circuit_and_noise_floor_draw_their_numbers(data):
     assert "3 random sets of that size recover 10 % at the median" in picture.finding
 
     picture = causal.noise_floor(data)
-    left, right = picture.figure.axes
-    assert [round(bar.get_width(), 1) for bar in left.patches] == [26.7, 6.7]
+    left, middle, right = picture.figure.axes
+    assert [round(bar.get_width(), 1) for bar in left.patches] == [93.3, 26.7, 6.7]
+    marks = {line.get_label(): line for line in middle.get_lines()}
+    assert marks["another seed"].get_xdata() == pytest.approx([25, 125])
+    assert marks["another seed"].get_ydata().tolist() == [0, 2]  # the copy score of an old file has no medians
+    assert marks["other articles (halves)"].get_xdata() == pytest.approx([50])  # a divergence has no halves
+    assert "another seed: seed 43" in picture.reading and "seed" in picture.caveat
     assert [bar.get_height() for bar in right.patches] == [5, 10, 15]
-    assert picture.finding.startswith("Copy score changed beyond the noise floor in 4 of 15 heads")
+    assert picture.finding.startswith("KL divergence from base changed beyond the noise floor in 14 of 15 heads")
+    data.causal["left_out"]["noise_floor/seed"] = "--seeds 2 makes one"
+    assert causal.noise_floor(data).caveat == "Another seed is no floor here: --seeds 2 makes one."
     for row in data.causal["noise_floor"]["heads"].values():
         row["flagged"] = 0
     assert causal.noise_floor(data).finding.startswith("No head changed beyond the noise floor")

@@ -160,7 +160,9 @@ def test_variant_without_the_sink_stands_beside_where_a_verdict_differs(run, dat
 
 
 def test_divergences_start_at_zero_on_one_scale(data):
-    left, right = heat(heads.heatmap(data, "kl").figure, 15)
+    left, grey, right = heat(heads.heatmap(data, "kl").figure, 15)
+    flags = np.array(data.causal["noise_floor"]["heads"]["kl"]["flag"])
+    assert np.ma.getmaskarray(grey.get_array()).reshape(3, 5).tolist() == flags.tolist()  # below the floor: greyed
     assert left.get_clim() == right.get_clim() and left.get_clim()[0] == 0
     largest = max(data.last.arrays[f"attention/{k}/summary"].mean(0).max() for k in ("kl", "kl_no_sink"))
     assert left.get_clim()[1] == pytest.approx(float(largest), rel=1e-5)

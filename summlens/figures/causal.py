@@ -238,24 +238,32 @@ def circuit(data: RunData) -> Picture:
     )
 
 
+FLOORS = {
+    "sampling": ("other articles (halves)", "o"),
+    "numerical": ("other arithmetic", "s"),
+    "seed": ("another seed", "D"),
+}
+
+
 def noise_floor(data: RunData) -> Picture:
-    """How many heads and neurons changed beyond the noise floor."""
+    """How many heads and neurons changed beyond the noise floors, and how high those are beside the change."""
     found = part(data, "noise_floor")
     metrics = {BY_KEY[key].title: row for key, row in found["heads"].items() if key in BY_KEY}
     if not metrics:
         raise Missing(data.causal["left_out"].get("noise_floor/heads", "no captured metric was compared"))
-    figure = new_figure(9.2, 0.28 * len(metrics) + 1.1)
-    left, right = figure.subplots(1, 2, width_ratios=[1.2, 1])
+    figure = new_figure(9.2, 0.28 * len(metrics) + 1.5)
+    left, middle, right = figure.subplots(1, 3, width_ratios=[1, 1, 0.8])
     order = sorted(metrics, key=lambda title: -metrics[title]["flagged"])
     shares = [100 * metrics[title]["flagged"] / max(metrics[title]["of"], 1) for title in order]
     left.barh(range(len(order)), shares, color=ACCENT, height=0.6)
     left.set_yticks(range(len(order)), order)
-    left.set(ylim=(len(order) - 0.5, -0.5), xlim=(0, 100), xlabel="% of heads beyond the noise floor")
+    left.set(ylim=(len(order) - 0.5, -0.5), xlim=(0, 100), xlabel="% of heads beyond the noise floors")
     left.grid(axis="y", visible=False)
+    _floors(middle, [metrics[title].get("median", {}) for title in order])
     neurons = found["neurons"]
     by_layer = np.array(neurons["by_layer"], dtype=float)
     right.bar(range(len(by_layer)), by_layer, color=ACCENT, width=0.6)
-    right.set(xlabel="layer", ylabel="neurons beyond the noise floor")
+    right.set(xlabel="layer", ylabel="neurons beyond")
     right.set_xticks(range(0, len(by_layer), 1 if len(by_layer) <= 12 else 2 if len(by_layer) <= 24 else 4))
     right.grid(axis="x", visible=False)
     top, total = metrics[order[0]], metrics[order[0]]["of"]
@@ -267,16 +275,35 @@ def noise_floor(data: RunData) -> Picture:
         else f"No head changed beyond the noise floor in any metric; {neurons['flagged']:,} of {neurons['of']:,} "
         "neurons did."
     )
+    floors = found.get("floors") or {"sampling": "disjoint halves of the probe articles in base alone"}
+    used = "; ".join(f"{FLOORS[name][0]}: {what}" for name, what in floors.items())
+    missing = (data.causal.get("left_out") or {}).get("noise_floor/seed")
+    caveat = "One or two other seeds are a small sample of seeds." if "seed" in floors else ARTICLES_ONLY
     return Picture(
         "causal_noise_floor",
         "What rises above noise",
         finding,
-        "Counted is what passes two tests: the paired differences over the probe articles at a false-discovery rate of "
-        "5 %, and a change larger than 95 % of the differences between two disjoint halves of the articles in base, "
-        "where nothing changed but the articles. Divergences are left out: they are never negative.",
-        ARTICLES_ONLY,
+        "Counted is what the paired tests over the probe articles name at a false-discovery rate of 5 % and whose "
+        "change is beyond every floor, the same number where nothing of interest changed. Middle: the floor of the "
+        f"median head beside the change of the median head. {used[0].upper() + used[1:]}. Divergences have no floor of "
+        "other articles: base's from itself is zero in each of them.",
+        f"Another seed is no floor here: {missing}." if missing else caveat,
         figure=figure,
     )
+
+
+def _floors(axes, medians: list[dict]) -> None:
+    """Each floor in % of the change, a row a metric: medians over the heads. Nothing changed, or no floor: no mark."""
+    for (name, (label, marker)), color in zip(FLOORS.items(), CATEGORIES, strict=False):
+        rows = [y for y, median in enumerate(medians) if median.get(name) and median.get("change")]
+        if rows:
+            shares = [100 * medians[y][name] / medians[y]["change"] for y in rows]
+            axes.plot(shares, rows, marker, color=color, markersize=4.5, label=label)
+    axes.axvline(100, color=MUTED, linewidth=0.8, linestyle="--")
+    axes.set(xscale="log", ylim=(len(medians) - 0.5, -0.5), xlabel="floor (% of the change)")
+    axes.set_yticks(range(len(medians)), [])
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=1, borderpad=0)
 
 
 def _height(layers: int) -> float:

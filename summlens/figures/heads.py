@@ -146,6 +146,10 @@ def _reading(metric: Metric, result: Change, two_rows: bool, differs: np.ndarray
         text += (
             "Both panels share one scale; on the right the first token's share is removed and the rest renormalised."
         )
+        if result.above_noise is not None:
+            text += (
+                " Grey: not above the noise floor, the divergence between models that differ in nothing of interest."
+            )
     else:
         text += "Grey in the change: not beyond its paired 95 % interval"
         if result.above_noise is not None:
@@ -180,6 +184,8 @@ def _draw_divergence(metric: Metric, rows: list) -> object:
     for axes, (label, result) in zip(panels, rows, strict=True):
         mesh = cells(axes, result.fine_tuned, cmap=sequential_map(), norm=norm)
         axes.set(title=label[0].upper() + label[1:], xlabel="head")
+        if result.above_noise is not None and not result.above_noise.all():
+            cells_over(axes, np.where(result.above_noise, np.nan, 1.0))
     rows_of(panels)
     _bar(figure, mesh, panels, f"{metric.key.upper()} ({metric.unit})")
     return figure
