@@ -83,11 +83,12 @@ class Architecture:
 
         They are the weights and biases of the head's query, key and value, and its part of the output projection's
         weight (whose bias is all heads'). Where query heads share keys and values, these are no head's alone: left out.
+        On the CPU, also for a model without memory for its weights.
         """
         masks: dict[int, Tensor] = {}
 
         def mask(parameter: Tensor) -> Tensor:
-            return masks.setdefault(id(parameter), torch.zeros_like(parameter, dtype=torch.bool))
+            return masks.setdefault(id(parameter), torch.zeros(parameter.shape, dtype=torch.bool))
 
         def weight(linear: nn.Module) -> Tensor:
             return _matrix(linear, mask(linear.weight))

@@ -5,13 +5,15 @@ With P parameters, L layers, width D, N MLP hidden neurons, V vocabulary, and ar
 operations  forward and backward, 6 a weight and token (Kaplan et al. 2020, section 2.1): 6 (P_blocks T + V D S),
             because the unembedding is applied to targets only; and causal attention, 6 L D T^2: half of the 12 L D T^2
             of Chowdhery et al. 2022 (PaLM), appendix B. Padding and recomputation are not counted.
-memory      weights 4 P, gradients 4 P, AdamW's two moments 8 P, the base model for captures 4 P, the 16-bit copies
+memory      weights 4 P, gradients 4 P', AdamW's two moments 8 P', where P' parameters learn (--trainable, --lora), the
+            base model for captures 4 P (8 P with adapters, which are captured in a merged copy), the 16-bit copies
             that autocast keeps 2 P, and what the backward pass needs of the forward pass, in bytes a token and layer:
             32 D + 8 N in float32 and 20 D + 4 N in 16 bits for a GPT-2 block, 40 D + 16 N and 34 D + 8 N for one with a
             gated MLP, and 2 D of dropout masks (counted from the tensors that PyTorch saves, with attention that keeps
             no maps). With gradient checkpointing 4 D, and one layer in full. Logits take 14 V a target position: in 16
             bits, in float32, their softmax, and its gradient. A batch is as long as the window.
-disk        two checkpoints of 12 P, the final model 4 P, and the captures.
+disk        two checkpoints of 4 P + 8 P' (with adapters 12 P'), the final model 4 P, and the captures.
+Operations are those of training all of it: where less learns, the time is an upper bound.
 """
 
 import copy
@@ -22,7 +24,7 @@ from dataclasses import dataclass
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 
-from summlens import data, models, processes
+from summlens import data, models, processes, trainable
 from summlens.artifacts import is_whole
 from summlens.capture import architecture
 from summlens.config import Config
@@ -41,6 +43,7 @@ class Shape:
     """What the formulas need of a model; parameters in numbers, `dropout` whether it has any."""
 
     parameters: int
+    learning: int
     in_blocks: int
     layers: int
     heads: int
@@ -52,14 +55,18 @@ class Shape:
     window: int
 
 
-def shape_of(config: PreTrainedConfig) -> Shape:
-    """A model's shape from its configuration: the model is built without memory for its weights."""
+def shape_of(config: PreTrainedConfig, run: Config | None = None) -> Shape:
+    """A model's shape from its configuration: the model is built without memory for its weights.
+
+    All of it learns, or in tensors as large as `run` has it.
+    """
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     found = architecture(model)
     dropout = any(isinstance(module, torch.nn.Dropout) and module.p for module in model.modules())
     return Shape(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
+        learning=trainable.with_gradients(run or Config(), model),
         in_blocks=sum(p.numel() for name, p in model.named_parameters() if found.layer_of(name) is not None),
         layers=found.layers,
         heads=found.heads,
@@ -95,9 +102,9 @@ def memory(shape: Shape, config: Config, targets: float, half: bool) -> dict[str
     size = shape.parameters
     return {
         "weights": 4.0 * size,
-        "gradients": 4.0 * size,
-        "optimiser": 8.0 * size,
-        "base model": 4.0 * size,
+        "gradients": 4.0 * shape.learning,
+        "optimiser": 8.0 * shape.learning,
+        "base model": 4.0 * size * (1 + config.lora),
         "16-bit copies": 2.0 * size * half,
         "activations": activations(shape, tokens, config.gradient_checkpointing, half),
         "logits": float(LOGIT_BYTES) * shape.vocabulary * targets * config.batch_size,
@@ -159,7 +166,7 @@ def of(
         memory=memory(shape, config, targets, half),
         seconds=((trained + looked) / processes.world() + alone) / speed,
         disk={
-            "checkpoints": 2 * 12.0 * shape.parameters,
+            "checkpoints": 2 * (4.0 * (shape.learning if config.lora else shape.parameters) + 8.0 * shape.learning),
             "model": 4.0 * shape.parameters,
             "captures": captures_bytes(shape, config.probe_articles, config.capture_steps, steps),
         },
@@ -173,7 +180,7 @@ def report(config: Config, speed: float | None) -> str:
     """
     name = config.resolve(config.model)
     model_config = models.load_config(name)
-    shape = shape_of(model_config)
+    shape = shape_of(model_config, config)
     if config.dataset in _KNOWN:
         articles, length, targets = _KNOWN[config.dataset]
         length = min(length, config.window or shape.window)

@@ -37,6 +37,14 @@ def count(config: Config, model: nn.Module) -> int:
     return sum(p.numel() for name, p in model.named_parameters() if whole or found.layer_of(name) in chosen.places)
 
 
+def with_gradients(config: Config, model: nn.Module) -> int:
+    """How many numbers have a gradient and AdamW's two moments: all of a tensor of which a part learns."""
+    chosen = selection(config, model)
+    if chosen.kind == "heads":
+        return sum(mask.numel() for mask in architecture(model).head_masks(chosen.places).values())
+    return count(config, model)
+
+
 def _adapted(found: Architecture, chosen: Selection) -> dict[str, tuple[int, int]]:
     """{module name: (inputs, outputs)} of the projections that get adapters."""
     layers = chosen.places if chosen.kind == "layers" else range(found.layers)

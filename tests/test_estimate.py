@@ -136,6 +136,24 @@ def test_the_full_preset_is_that_of_the_documentation():
     assert found.operations < 5.4e17  # six a parameter and token: the unembedding too, everywhere
 
 
+def test_gradients_moments_and_checkpoints_are_of_what_learns():
+    """By hand: two blocks of three; the two matrices and the bias that heads lie in; LoRA on four projections."""
+    sizes = {"train": 1000, "validation": 100, "test": 100}
+    block, attention = 12 * 64**2 + 13 * 64, 64 * 192 + 192 + 64 * 64
+    adapters = 8 * (64 + 192 + 64 + 64 + 64 + 256 + 256 + 64)
+    whole = estimate.shape_of(GPT2).parameters
+    for values, learning, checkpoint in (
+        ({"trainable": "layers 0,2"}, 2 * block, 4 * whole + 8 * 2 * block),
+        ({"trainable": "heads 1.3,1.2"}, attention, 4 * whole + 8 * attention),
+        ({"lora": True, "trainable": "layers 1"}, adapters, 12 * adapters),
+    ):
+        config = preset("full", **values)
+        found = estimate.of(config, estimate.shape_of(GPT2, config), sizes, 100, 10, 1e12, half=True)
+        assert (found.memory["gradients"], found.memory["optimiser"]) == (4 * learning, 8 * learning)
+        assert found.disk["checkpoints"] == 2 * checkpoint
+        assert found.memory["base model"] == 4 * whole * (1 + config.lora)
+
+
 def test_twice_the_speed_is_half_the_time_and_checkpointing_less_memory():
     sizes = {"train": 1000, "validation": 100, "test": 100}
     shape = estimate.shape_of(GPT2)
