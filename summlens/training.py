@@ -124,6 +124,9 @@ def training_arguments(config: Config, run: Run, first_step: int = 0) -> Trainin
         report_to=[],
         disable_tqdm=True,
         remove_unused_columns=False,
+        # Batches are made ahead beside a GPU. Not persistent: workers that are would draw from the random state once a
+        # run, where it is once an epoch without them, and dropout would differ.
+        dataloader_num_workers=2 if device.type == "cuda" else 0,
         dataloader_pin_memory=device.type == "cuda",
         use_cpu=device.type == "cpu",
         log_level_replica="error",
@@ -150,6 +153,11 @@ class SummaryTrainer(Trainer):
         super().__init__(**options)
         self.model_accepts_loss_kwargs = True  # the loss is the mean over all target tokens of an optimiser step
         self.label_names = ["labels"]
+
+    def get_train_dataloader(self):
+        loader = super().get_train_dataloader()
+        getattr(loader, "base_dataloader", loader).worker_init_fn = _ignore_sigterm  # accelerate wraps the loader
+        return loader
 
     def _get_train_sampler(self, train_dataset=None) -> ByLength:
         at_once = self.args.per_device_train_batch_size * self.args.world_size
@@ -199,6 +207,11 @@ class SummaryTrainer(Trainer):
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+
+def _ignore_sigterm(_worker: int) -> None:
+    """A cluster sends SIGTERM to all of a job; a worker that died of it would take the last checkpoint with it."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 @contextmanager

@@ -106,6 +106,26 @@ def test_a_summary_that_cannot_fit_is_refused_in_one_line(tokenizer):
         data.Encoder(tokenizer, TEMPLATE, window=12).example("a", ARTICLE, SUMMARY)
 
 
+def test_a_second_run_finds_its_tokens_again(tmp_path, monkeypatch):
+    """Also where its tokenizer, a new object, has been used for something else meanwhile."""
+    path, made = tmp_path / "articles.jsonl", []
+    path.write_text("".join(json.dumps({"id": str(n), "article": ARTICLE, "highlights": SUMMARY}) + "\n" for n in "ab"))
+    plain = data.Encoder.example
+    monkeypatch.setattr(data.Encoder, "example", lambda *given: made.append(1) or plain(*given))
+
+    def run(window):
+        rows = datasets.load_dataset("json", data_files=str(path), split="train", cache_dir=str(tmp_path / "cache"))
+        tokenizer = models.load_tokenizer(str(configuration.PROJECT / "data/model"))
+        tokenizer(ARTICLE, truncation=True, max_length=len(made) + 3)
+        return list(data.encode(rows, data.Encoder(tokenizer, TEMPLATE, window), "training"))
+
+    first = run(200)
+    assert len(made) == 2
+    assert run(200) == first and len(made) == 2
+    run(201)  # other tokens may come of another window
+    assert len(made) == 4
+
+
 def test_rows_whose_summary_cannot_fit_are_left_out_and_counted(tokenizer, caplog):
     rows = [
         {"id": "a", "article": ARTICLE, "highlights": SUMMARY * 30},

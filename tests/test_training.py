@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import multiprocessing
 import os
 import signal
 
@@ -243,6 +244,35 @@ def test_sigterm_leaves_a_checkpoint_from_which_the_run_ends_as_an_uninterrupted
     for (name, one), other in zip(whole.named_parameters(), resumed.parameters(), strict=True):
         assert torch.equal(one, other), name
     assert preempted.run.steps() == study.run.steps()
+
+
+def test_batches_made_ahead_by_workers_train_the_same_and_sigterm_leaves_the_workers_alone(
+    study, tmp_path, monkeypatch
+):
+    whole = training.fine_tune(study)
+    other = make_study(tmp_path / "workers")
+    plain, seen = training.training_arguments, set()
+
+    def with_workers(*arguments):
+        made = plain(*arguments)
+        made.dataloader_num_workers = 2
+        return made
+
+    class Signalled(training.Progress):
+        def on_step_begin(self, args, state, control, **_):
+            if state.global_step % 7 == 4:  # in each epoch, when both have begun
+                for worker in multiprocessing.active_children():
+                    seen.add(worker.pid)
+                    os.kill(worker.pid, signal.SIGTERM)
+
+    monkeypatch.setattr(training, "training_arguments", with_workers)
+    monkeypatch.setattr(training, "Progress", Signalled)
+    ahead = training.fine_tune(other)
+    assert len(seen) == 4  # two an epoch
+    for (name, one), two in zip(whole.named_parameters(), ahead.parameters(), strict=True):
+        assert torch.equal(one, two), name
+    logs = [[run.read_step(step).info["log"] for step in run.steps()] for run in (study.run, other.run)]
+    assert logs[0] == logs[1]
 
 
 @pytest.mark.parametrize(
