@@ -79,8 +79,8 @@ def load_run(folder: Path):
 def say_what_was_written(made, problems: list[str], folder: Path, seconds: float) -> None:
     for problem in problems:
         print(f"note: {problem}")
-    for title, reason, command in made.missing:
-        print(f"not drawn: {title}: {reason} ({command} makes it)")
+    for (reason, command), titles in made.by_reason().items():
+        print(f"not drawn: {'; '.join(titles)}: {reason} ({command} makes {'it' if len(titles) == 1 else 'them'})")
     print(f"{len(made.files)} files in {folder} ({seconds:.0f} s):")
     for file in made.files:
         print(f"  {file.name:40} {file.stat().st_size / 1000:8,.0f} kB")

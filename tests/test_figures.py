@@ -305,6 +305,18 @@ def test_umap_holds_every_point_and_a_path_a_layer(data):
         assert animation.n_frames > 20
 
 
+def test_umap_of_many_layers_lists_some_and_says_so(data):
+    deep = rundata.RunData(data.run, data.info)
+    layer = np.repeat(np.arange(49), 4)
+    points = np.random.default_rng(0).normal(size=(len(layer), 3))
+    deep.latent_arrays = {"projection/umap3": points, "projection/layer": layer}
+    deep.latent_arrays |= {"projection/step": np.tile([0, 0, 9, 9], 49), "projection/article": np.tile([0, 1], 98)}
+    picture = latent.umap(deep)
+    names = [trace.name for trace in picture.plot.data if trace.mode == "markers"]
+    assert len(names) == 13 and names[0] == "embeddings" and names[-1] == "layer 48"
+    assert "Points are drawn for 13 of the 49 layers." in picture.reading
+
+
 def test_many_points_are_thinned_by_whole_steps():
     step = np.repeat(np.arange(50), 20)
     kept = latent._thinned(step, 200)
@@ -360,6 +372,13 @@ def test_no_steps(tmp_path):
     data, pictures, missing = drawn(run)
     assert "scores" in pictures and "captured step" in missing["heads_kl"]
     assert data.problems == []
+
+
+def test_a_figure_of_one_layer_counts_layers_in_whole_numbers(tmp_path):
+    _, pictures, _ = drawn(synthetic_run.write(tmp_path, layers=1, steps=2), "neurons", "activations")
+    for axes in (pictures["neurons"].figure.axes[0], *pictures["activations"].figure.axes[1:]):
+        low, high = axes.get_xlim()
+        assert [tick for tick in axes.get_xticks() if low <= tick <= high] == [0]
 
 
 def test_one_step(tmp_path):

@@ -27,7 +27,7 @@ SITES = {"residual": "residual stream", "attention": "attention", "mlp": "MLP"}
 def part(data: RunData, *path: str) -> dict:
     """A part of causal.json. Raises Missing with the reason that the file itself gives, where it gives one."""
     if data.causal is None:
-        raise Missing("there is no causal.json")
+        raise Missing("there is no causal.json that can be read")
     found = data.causal
     for key in path:
         if key not in found:

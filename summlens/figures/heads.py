@@ -21,6 +21,8 @@ from summlens.figures.style import (
 
 ARTICLES_ONLY = "The interval is over probe articles; it does not cover another training seed."
 
+NOTHING_MOVED = "At the last step no head's attention is known to differ from the base model's."
+
 
 @dataclass(frozen=True)
 class Metric:
@@ -130,7 +132,9 @@ def _finding(metric: Metric, result: Change, data: RunData) -> str:
         )
     rose, fell = (result.verdict > 0).sum(), (result.verdict < 0).sum()
     if not rose + fell:
-        return f"No head's {metric.prose} changed beyond its 95 % interval ({known} heads)."
+        return (
+            f"No head's {metric.prose} changed beyond its 95 % interval ({known} {'head' if known == 1 else 'heads'})."
+        )
     return (
         f"{metric.title} rose in {rose} and fell in {fell} of {known} heads beyond the 95 % interval; "
         f"head {layer}.{head} changed most, by {value}."
@@ -253,10 +257,13 @@ def evolution(data: RunData) -> Picture:
     skipped = "" if len(chosen) == len(data.steps) else f" ({len(chosen)} of {len(data.steps)} captures)"
     layer, head = _most(kl[-1])
     half = _half_way(kl[:, layer, head], data.steps)
+    moved = np.nan_to_num(kl[-1, layer, head]) > 0
     return Picture(
         "heads_evolution",
         "How the heads changed while training",
-        f"Head {layer}.{head}, which ends furthest from base, had covered half of its way by step {half}.",
+        f"Head {layer}.{head}, which ends furthest from base, had covered half of its way by step {half}."
+        if moved
+        else NOTHING_MOVED,
         f"Each frame is a capture{skipped}; colour scales are fixed, so that frames compare. Mean over the summary "
         f"positions of n = {data.articles} probe articles.",
         "Means without intervals: the heatmaps below carry them.",
@@ -338,7 +345,9 @@ def slider(data: RunData) -> Picture:
     return Picture(
         "heads_slider",
         "The same, step by step",
-        f"At the last step head {layer}.{head} is furthest from base: {kl[-1, layer, head]:.3f} bits.",
+        f"At the last step head {layer}.{head} is furthest from base: {kl[-1, layer, head]:.3f} bits."
+        if np.nan_to_num(kl[-1, layer, head]) > 0
+        else NOTHING_MOVED,
         f"Move the slider to a step; point at a cell for its number. KL divergence from base in bits, mean over the "
         f"summary positions of n = {data.articles} probe articles; one colour scale for all steps.",
         "Means without intervals.",

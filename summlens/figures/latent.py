@@ -22,12 +22,15 @@ from summlens.figures.style import (
 MEASURES = {"rsa": "RSA", "cka": "debiased linear CKA"}
 SYMBOLS = ("circle", "square", "diamond", "circle-open", "square-open", "diamond-open")
 MOST_POINTS = 8000  # in the interactive figure: more make the page heavy and the cloud no clearer
+MOST_LAYERS = 13  # in its legend: GPT-2's twelve and the embeddings
 ILLUSTRATION = (
     "UMAP is an illustration: distances in it are not to scale. The claims quote numbers from the full space."
 )
 
 
 def _array(data: RunData, key: str) -> np.ndarray:
+    if not data.latent_arrays:
+        raise Missing("there is no latent_space.npz that can be read")
     if key not in data.latent_arrays:
         raise Missing(f"{key} is not in latent_space.npz")
     return data.latent_arrays[key]
@@ -37,7 +40,7 @@ def similarity(data: RunData) -> Picture:
     """RSA and CKA between every layer of base and of fine-tuned, and layer by layer with intervals."""
     present = [measure for measure in MEASURES if f"{measure}/base_fine_tuned" in data.latent_arrays]
     if not present:
-        raise Missing("rsa/base_fine_tuned is not in latent_space.npz")
+        _array(data, "rsa/base_fine_tuned")  # says why
     figure = new_figure(9.2, 3.1)
     panels = figure.subplots(1, len(present) + 1, width_ratios=[1] * len(present) + [1.15])
     for axes, measure in zip(panels, present, strict=False):
@@ -86,7 +89,7 @@ def similarity_over_steps(data: RunData) -> Picture:
     """RSA and CKA of every captured step against step 0, a line a layer."""
     present = [measure for measure in MEASURES if f"{measure}/steps" in data.latent_arrays]
     if not present:
-        raise Missing("rsa/steps is not in latent_space.npz")
+        _array(data, "rsa/steps")  # says why
     steps = _array(data, "steps")
     if not len(steps):
         raise Missing("latent_space.npz knows no step")
@@ -174,8 +177,17 @@ def umap(data: RunData) -> Picture:
     points, step, layer, article = _projection(data)
     steps = np.unique(step)
     shown = _thinned(step, MOST_POINTS)
-    drawn = len(np.unique(step[shown]))
-    thinned = "" if drawn == len(steps) else f" Points are drawn for {drawn} of the {len(steps)} steps."
+    layers = np.unique(layer)
+    listed = layers[chosen_layers(len(layers), MOST_LAYERS)]
+    left_out = [
+        f"{drawn} of the {of} {name}"
+        for drawn, of, name in (
+            (len(np.unique(step[shown])), len(steps), "steps"),
+            (len(listed), len(layers), "layers"),
+        )
+        if drawn < of
+    ]
+    thinned = f" Points are drawn for {' and '.join(left_out)}." if left_out else ""
     return Picture(
         "latent_umap",
         "Latent space in three dimensions",
@@ -184,7 +196,7 @@ def umap(data: RunData) -> Picture:
         "step; a line follows the mean of a layer's articles from the first step to the last. Click a layer in the "
         f"legend to hide it.{thinned}",
         ILLUSTRATION,
-        plot=_umap_plot(points, step, layer, article, shown),
+        plot=_umap_plot(points, step, layer, article, shown, listed),
         animation=_umap_gif(points, step, layer),
     )
 
@@ -219,10 +231,9 @@ def _thinned(step: np.ndarray, most: int) -> np.ndarray:
     return np.nonzero(np.isin(step, kept))[0]
 
 
-def _umap_plot(points, step, layer, article, drawn):
+def _umap_plot(points, step, layer, article, drawn, layers):
     import plotly.graph_objects as go
 
-    layers = np.unique(layer)
     shown = set(layers[chosen_layers(len(layers), 4)].tolist())
     plot = go.Figure()
     top = int(step.max()) or 1

@@ -67,7 +67,9 @@ def line(axes, steps, values, color, label, band=None) -> None:
     known = np.isfinite(values)
     marker = "o" if known.sum() <= 20 else None
     axes.plot(steps[known], values[known], color=color, label=label, marker=marker, markersize=3)
-    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
+    if known.sum() == 1:  # one step or one layer: its number, not fractions of it
+        axes.set_xlim(steps[known][0] - 0.5, steps[known][0] + 0.5)
     if band is not None:
         low, high = band
         axes.fill_between(steps[known], low[known], high[known], color=color, alpha=0.18, linewidth=0)

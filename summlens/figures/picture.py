@@ -134,5 +134,5 @@ def last_frame(animation: bytes) -> bytes:
     buffer = io.BytesIO()
     with Image.open(io.BytesIO(animation)) as frames:
         frames.seek(frames.n_frames - 1)
-        frames.convert("RGB").quantize(64).save(buffer, "PNG", optimize=True)
+        frames.convert("RGB").quantize(256).save(buffer, "PNG", optimize=True)
     return buffer.getvalue()

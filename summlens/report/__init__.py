@@ -37,6 +37,13 @@ class Made:
     missing: list[tuple[str, str, str]] = field(default_factory=list)  # title, reason, command
     files: list[Path] = field(default_factory=list)
 
+    def by_reason(self) -> dict[tuple[str, str], list[str]]:
+        """The titles of what could not be drawn, by reason and command: often one reason holds for many."""
+        found = {}
+        for name, reason, command in self.missing:
+            found.setdefault((reason, command), []).append(name)
+        return found
+
 
 def write(data: RunData, made: Made) -> Path:
     """Write the report of `made` into the run's visualizations/ and return its path."""
@@ -46,7 +53,8 @@ def write(data: RunData, made: Made) -> Path:
 
 def html(data: RunData, made: Made) -> str:
     """The page. Everything from the run is text: Jinja2 escapes it, and the page's own policy forbids any request."""
-    missing = list(made.missing)
+    made = Made(made.pictures, list(made.missing), made.files)  # what the page itself lacks is the page's to name
+    missing = made.missing
     heads = _part(lambda: most_changed(data), missing, "Table of the ten heads", TRAIN, [])
     chosen = _part(lambda: examples.choose(data), missing, "Examples", TRAIN, [])
     table = _part(lambda: _score_table(data), missing, "Score table", TRAIN, None)
@@ -68,7 +76,7 @@ def html(data: RunData, made: Made) -> str:
         grids=_json({picture.name: [_grid(one) for one in picture.grids] for _, picture in made.pictures}),
         explorer=maps and {**vars(maps), "json": _json(maps.packed), "names": maps.packed["heads"]},
         examples=chosen,
-        missing=missing,
+        missing=made.by_reason(),
         problems=data.problems,
         files=_by_figure(made.files),
         version=__version__,
