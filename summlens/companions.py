@@ -11,6 +11,7 @@ In a control every optimiser step holds the articles that the run's own step hel
 """
 
 import dataclasses
+import functools
 import gc
 import logging
 import shutil
@@ -150,13 +151,13 @@ def articles_alone(examples: Sequence[data.Example]) -> InBatchesOf:
 
     The first token of a sequence, which nothing precedes, can be no target.
     """
+    return InBatchesOf(data.lengths(examples), functools.partial(_article_alone, examples))
 
-    def make(index: int) -> data.Example:
-        one = examples[index]
-        ids = one.input_ids[: one.article_stop]
-        return dataclasses.replace(one, input_ids=ids, prompt_length=max(one.article_start, 1))
 
-    return InBatchesOf(data.lengths(examples), make)
+def _article_alone(examples: Sequence[data.Example], index: int) -> data.Example:
+    one = examples[index]
+    ids = one.input_ids[: one.article_stop]
+    return dataclasses.replace(one, input_ids=ids, prompt_length=max(one.article_start, 1))
 
 
 def smaller_passes(config: Config, longest: int, vocabulary: int) -> Config:

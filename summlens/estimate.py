@@ -14,6 +14,7 @@ memory      weights 4 P, gradients 4 P', AdamW's two moments 8 P', where P' para
             bits, in float32, their softmax, and its gradient. A batch is as long as the window.
 disk        two checkpoints of 4 P + 8 P' (with adapters 12 P'), the final model 4 P, and the captures.
 Operations are those of training all of it: where less learns, the time is an upper bound.
+Controls and further seeds take the time again, each a model and captures, and while they train two more checkpoints.
 """
 
 import copy
@@ -155,8 +156,10 @@ def of(
     one = operations(shape, [length], targets)
     trained = one * steps * config.effective_batch
     looked = (2 + steps // config.evaluation_steps) * validation * one / 3
+    fine_tunes = 1 + len(config.companions)
     captures = 2 + steps // config.capture_steps
     alone = captures * config.probe_articles * 2 * one / 3
+    checkpoint = 4.0 * (shape.learning if config.lora else shape.parameters) + 8.0 * shape.learning
     return Estimate(
         shape=shape,
         articles=train,
@@ -164,11 +167,11 @@ def of(
         steps=steps,
         operations=trained,
         memory=memory(shape, config, targets, half),
-        seconds=((trained + looked) / processes.world() + alone) / speed,
+        seconds=fine_tunes * ((trained + looked) / processes.world() + alone) / speed,
         disk={
-            "checkpoints": 2 * (4.0 * (shape.learning if config.lora else shape.parameters) + 8.0 * shape.learning),
-            "model": 4.0 * shape.parameters,
-            "captures": captures_bytes(shape, config.probe_articles, config.capture_steps, steps),
+            "checkpoints": 2 * min(fine_tunes, 2) * checkpoint,
+            "model": 4.0 * shape.parameters * fine_tunes,
+            "captures": fine_tunes * captures_bytes(shape, config.probe_articles, config.capture_steps, steps),
         },
     )
 

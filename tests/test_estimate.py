@@ -163,6 +163,16 @@ def test_twice_the_speed_is_half_the_time_and_checkpointing_less_memory():
     assert sum(two.memory.values()) < sum(one.memory.values())
 
 
+def test_controls_and_seeds_each_cost_a_training_more():
+    sizes = {"train": 1000, "validation": 100, "test": 100}
+    shape = estimate.shape_of(GPT2)
+    alone = estimate.of(preset("full"), shape, sizes, 100, 10, 1e12, half=True)
+    three = estimate.of(preset("full", control="shuffled-pairs", seeds=2), shape, sizes, 100, 10, 1e12, half=True)
+    assert three.seconds == pytest.approx(3 * alone.seconds)
+    times = {name: three.disk[name] / size for name, size in alone.disk.items()}
+    assert times == pytest.approx({"checkpoints": 2, "model": 3, "captures": 3})
+
+
 def test_the_command_counts_what_is_not_known_and_loads_no_weights(monkeypatch):
     monkeypatch.setattr("summlens.models.load_model", None)
     config, options = parse_command_line(

@@ -1,5 +1,6 @@
 """What the figures draw: cells, limits, labels, words. On synthetic runs whose changes are known."""
 
+import copy
 import dataclasses
 import io
 import subprocess
@@ -331,6 +332,31 @@ def test_scores_stand_in_reading_order_with_their_intervals(data):
     bar = axes.collections[1].get_segments()[0]
     assert bar[:, 0].tolist() == [saved["low"], saved["high"]]
     assert axes.get_xlabel() == "F1 × 100"
+
+
+def test_controls_and_seeds_stand_between_the_models_and_the_baselines(data):
+    """A control as good as the fine-tuned model is said to be so; the seeds' scores are the spread that is given."""
+    evaluation = copy.deepcopy(data.evaluation)
+    ours = evaluation["systems"]["fine_tuned"]["scores"]["rouge1"]["mean"]
+    added = {"shuffled-pairs": ("Shuffled-pairs control", ours), "seed-43": ("Fine-tuned, seed 43", ours + 4)}
+    for name, (label, mean) in added.items():
+        number = {"mean": mean, "low": mean - 1, "high": mean + 1}
+        evaluation["systems"][name] = {"label": label, "scores": {"rouge1": number}}
+    saved = {"score": "rouge1", "difference": 0.0, "low": -1.0, "high": 1.0}
+    evaluation["comparisons"].append({"a": "fine_tuned", "b": "shuffled-pairs", **saved})
+    picture = scores.scores(dataclasses.replace(data, evaluation=evaluation))
+
+    axes = picture.figure.axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == [
+        *("Zero-shot", "Fine-tuned", "Shuffled-pairs control", "Fine-tuned, seed 43"),
+        *("Lead-3", "Random-3", "Extractive oracle"),
+    ]
+    zero_shot, fine_tuned, control, seed, *baselines = [(dot.get_color(), dot.get_marker()) for dot in axes.lines]
+    assert seed == fine_tuned
+    assert len({zero_shot, fine_tuned, control, *baselines}) == 4
+    assert "No difference between the fine-tuned model and the shuffled-pairs control" in picture.finding
+    assert f"over the 2 training seeds ROUGE-1 runs from {ours:.1f} to {ours + 4:.1f}" in picture.caveat
+    assert "does not cover another training seed" in scores.scores(data).caveat
 
 
 def test_comparison_turns_the_sign_when_saved_the_other_way_round(data):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -116,6 +117,39 @@ def test_a_killed_run_that_resumes_ends_in_the_same_state(finished, tmp_path):
         np.testing.assert_array_equal(weights[name], weight, err_msg=name)
     for name in ("predictions.jsonl", "step_000016.json", "evaluation.json"):
         assert (resumed.metrics / name).read_bytes() == (whole.metrics / name).read_bytes(), name
+
+
+def test_a_finished_run_gets_a_control_and_killed_meanwhile_resumes_without_training_again(finished, tmp_path):
+    whole, _ = finished
+    shutil.copytree(whole.root, tmp_path, dirs_exist_ok=True)
+    more = Run(tmp_path)
+    own = [
+        *more.metrics.glob("step_*"),
+        *more.logs.glob("*"),
+        *more.model_outputs.glob("*"),
+        *more.checkpoints.glob("*/*"),
+    ]
+    before = {path: path.read_bytes() for path in own}
+    options = ("--output-dir", tmp_path, *TINY, "--resume", "--control", "shuffled-pairs")
+    process = subprocess.Popen(command("gpt2_summarization.py", *options), stderr=subprocess.DEVNULL, env=ENVIRONMENT)
+    until(more.companion("shuffled-pairs").checkpoints / "checkpoint-3" / "complete.json", process)
+    process.kill()
+    process.wait()
+    assert more.read_json("run.json")["state"] == "trained"
+    assert more.companions() == []
+
+    done = run("gpt2_summarization.py", *options)
+    assert done.returncode == 0, done.stderr
+    assert "continuing from step" in done.stderr
+    assert {path: path.read_bytes() for path in own} == before
+    record = more.read_json("run.json")
+    assert (record["state"], record["config"]["control"]) == ("finished", "shuffled-pairs")
+    assert more.companion("shuffled-pairs").steps() == more.steps()
+    evaluation, earlier = more.read_json("evaluation.json"), whole.read_json("evaluation.json")
+    assert evaluation["systems"].pop("shuffled-pairs")["label"] == "Shuffled-pairs control"
+    assert evaluation["systems"] == earlier["systems"]
+    assert [one for one in evaluation["comparisons"] if one["b"] != "shuffled-pairs"] == earlier["comparisons"]
+    assert any((one["a"], one["b"]) == ("fine_tuned", "shuffled-pairs") for one in evaluation["comparisons"])
 
 
 def test_ctrl_c_is_one_line_and_leaves_whole_files(tmp_path):

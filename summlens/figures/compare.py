@@ -7,7 +7,7 @@ from summlens.figures.heads import BY_KEY
 from summlens.figures.over_time import BAND_RESAMPLES, line
 from summlens.figures.picture import Picture, new_figure
 from summlens.figures.rundata import Missing, RunData, change, interval
-from summlens.figures.scores import QUALITY, label, main_score, score_names, systems, title
+from summlens.figures.scores import QUALITY, label, main_score, reading_order, score_names, systems, title
 from summlens.figures.style import ACCENT, CATEGORIES, GRID, MUTED
 
 COLORS = {"A": ACCENT, "B": CATEGORIES[1]}
@@ -21,7 +21,7 @@ def scores(a: RunData, b: RunData) -> Picture:
     names = [s for s in score_names(tables["A"]) if s in QUALITY and s in score_names(tables["B"])][:5]
     if not names:
         raise Missing("the two evaluations have no quality score in common")
-    shown = [name for name in dict.fromkeys([*tables["A"], *tables["B"]]) if name != "reference"]
+    shown = [name for name in reading_order({**tables["A"], **tables["B"]}) if name != "reference"]
     figure = new_figure(9.2, 0.42 * len(shown) + 1.2)
     panels = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
     for axes, score in zip(panels, names, strict=True):
@@ -35,7 +35,7 @@ def scores(a: RunData, b: RunData) -> Picture:
         axes.set(title=name, xlabel=unit, ylim=(len(shown) - 0.5, -0.5))
         axes.set_xlim(left=0)
         axes.grid(axis="y", visible=False)
-    panels[0].set_yticks(range(len(shown)), [label(a, system) for system in shown])
+    panels[0].set_yticks(range(len(shown)), [label(a if system in tables["A"] else b, system) for system in shown])
     _legend(figure)
     return Picture(
         "compare_scores",

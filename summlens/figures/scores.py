@@ -1,12 +1,14 @@
 """Scores of the summaries, every system beside its baselines."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
 
+from summlens.config import CONTROLS
 from summlens.figures.picture import Picture, new_figure
 from summlens.figures.rundata import Missing, RunData
-from summlens.figures.style import ACCENT, BASE, MUTED
+from summlens.figures.style import ACCENT, BASE, CATEGORIES, MUTED
 
 SCORES = {
     "rouge1": ("ROUGE-1", "F1 × 100"),
@@ -28,7 +30,12 @@ SCORES = {
     "unsupported": ("Unsupported", "%"),
 }
 QUALITY = ("rouge1", "rouge2", "rougeL", "rougeLsum", "meteor", "meteor_no_synonyms", "bertscore")
-SYSTEMS = ("zero_shot", "fine_tuned", "lead3", "random3", "oracle", "reference")
+FIRST, LAST = ("zero_shot", "fine_tuned"), ("lead3", "random3", "oracle", "reference")  # between: controls, seeds
+RIVALS = {
+    "zero_shot": "the model before fine-tuning (zero-shot)",
+    "shuffled-pairs": "the shuffled-pairs control, which could learn the format alone",
+    "language-model": "the language-model control, which could learn neither format nor task",
+}
 
 
 @dataclass(frozen=True)
@@ -45,15 +52,20 @@ def systems(data: RunData) -> dict[str, dict[str, Score]]:
     found = (data.evaluation or {}).get("systems") or {}
     if not found:
         raise Missing("there is no evaluation.json")
-    order = [name for name in SYSTEMS if name in found] + [name for name in found if name not in SYSTEMS]
     return {
         name: {
             score: Score(*(_number(value.get(part)) for part in ("mean", "low", "high")))
             for score, value in found[name].get("scores", {}).items()
             if value is not None
         }
-        for name in order
+        for name in reading_order(found)
     }
+
+
+def reading_order(names: Collection[str]) -> list[str]:
+    """Base and fine-tuned model, the fine-tunes it is compared with, the baselines, the references."""
+    between = [name for name in names if name not in FIRST + LAST]
+    return [name for name in (*FIRST, *between, *LAST) if name in names]
 
 
 def _number(value) -> float:
@@ -106,7 +118,7 @@ def verdict(data: RunData, other: str, score: str) -> str:
         return ""
     paired = comparison(data, "fine_tuned", other, score)
     values = f"{name} {ours.mean:.1f} against {theirs.mean:.1f}"
-    rival = {"zero_shot": "the model before fine-tuning (zero-shot)"}.get(other, label(data, other))
+    rival = RIVALS.get(other, label(data, other))
     if paired is None:
         apart = ours.low > theirs.high or theirs.low > ours.high
         return (
@@ -135,11 +147,9 @@ def scores(data: RunData) -> Picture:
             value = table[system].get(score)
             if value is None:
                 continue
-            color = {"fine_tuned": ACCENT, "zero_shot": MUTED}.get(system, BASE)
+            color, marker = _color(system), "D" if system in LAST else "o"
             axes.hlines(place, value.low, value.high, color=color, linewidth=2, alpha=0.5)
-            axes.plot(
-                value.mean, place, "o" if system in ("fine_tuned", "zero_shot") else "D", color=color, markersize=5
-            )
+            axes.plot(value.mean, place, marker, color=color, markersize=5)
         name, unit = title(score)
         axes.set(title=name, xlabel=unit, ylim=(len(shown) - 0.5, -0.5))
         axes.set_xlim(left=0)
@@ -147,12 +157,27 @@ def scores(data: RunData) -> Picture:
     panels[0].set_yticks(y, [label(data, system) for system in shown])
     articles = (data.evaluation or {}).get("articles", "an unknown number of")
     score = main_score(data)
+    verdicts = [verdict(data, other, score) for other in ("zero_shot", *CONTROLS)]
     return Picture(
         "scores",
         "Scores",
-        verdict(data, "zero_shot", score) or f"{title(score)[0]} of {len(shown)} systems.",
+        " ".join(filter(None, verdicts)) or f"{title(score)[0]} of {len(shown)} systems.",
         f"Means over n = {articles} test articles, bars are 95 % intervals. Circles are models, diamonds baselines; "
         "the extractive oracle is the best that copying whole sentences could reach.",
-        "The interval is over test articles; it does not cover another training seed.",
+        f"The interval is over test articles; {_seed_spread(table, score)}",
         figure=figure,
     )
+
+
+def _color(system: str) -> str:
+    if system == "fine_tuned" or system.startswith("seed-"):
+        return ACCENT
+    return MUTED if system == "zero_shot" else CATEGORIES[1] if system in CONTROLS else BASE
+
+
+def _seed_spread(table: dict[str, dict[str, Score]], score: str) -> str:
+    names = [name for name in table if name == "fine_tuned" or name.startswith("seed-")]
+    found = [table[name][score].mean for name in names if score in table[name]]
+    if len(found) < 2:
+        return "it does not cover another training seed."
+    return f"over the {len(found)} training seeds {title(score)[0]} runs from {min(found):.1f} to {max(found):.1f}."

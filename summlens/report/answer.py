@@ -19,7 +19,7 @@ def sentences(data: RunData) -> list[str]:
 def _scores(data: RunData) -> list[str]:
     try:
         score = main_score(data)
-        found = [verdict(data, other, score) for other in ("zero_shot", "lead3")]
+        found = [verdict(data, other, score) for other in ("zero_shot", "shuffled-pairs", "lead3")]
     except Missing:
         return ["Whether the summaries became better is unknown: this run has no evaluation."]
     return found if any(found) else ["The evaluation holds no pair of fine-tuned and zero-shot summaries to compare."]
