@@ -6,6 +6,7 @@ Returns the arrays of a step's file (`summlens.artifacts`, step_NNNNNN.npz). Not
 import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 
 import numpy as np
 import torch
@@ -115,13 +116,13 @@ def weight_change(model: nn.Module, base: nn.Module) -> tuple[dict[str, dict], d
     return matrices, {name: np.stack(values).astype(np.float32) for name, values in rows.items()}
 
 
-def gradient_norms(model: nn.Module, found: Architecture | None = None) -> dict:
+def gradient_norms(model: nn.Module, found: Architecture | None = None, gradient=attrgetter("grad")) -> dict:
     """L2 norms of the gradients in `.grad`: {total, layers: [L], embeddings, final_norm}.
 
     Read it at the optimiser step, before clipping and before the gradients are zeroed: `.grad` then holds the
     accumulated gradient of all the step's micro-batches (with loss scaling, unscale first). `embeddings` are the token
     and position embeddings and the unembedding; `final_norm` is what else stands outside the blocks. A model into which
-    adapters were put needs `found`, its architecture before.
+    adapters were put needs `found`, its architecture before; `gradient` takes a parameter's gradient out of it.
     """
     found = found or architecture(model)
     tables = [m for m in model.modules() if isinstance(m, nn.Embedding)] + [model.get_output_embeddings()]
@@ -130,7 +131,7 @@ def gradient_norms(model: nn.Module, found: Architecture | None = None) -> dict:
     for name, parameter in model.named_parameters():
         layer = found.layer_of(name)
         outside = "embeddings" if id(parameter) in embeddings else "final_norm"
-        groups[outside if layer is None else layer].append(parameter.grad)
+        groups[outside if layer is None else layer].append(gradient(parameter))
     norms = {group: weights.gradient_norm(gradients) for group, gradients in groups.items()}
     return {
         "total": sum(norm**2 for norm in norms.values()) ** 0.5,

@@ -71,7 +71,10 @@ def _score(study: Experiment, articles: list, summaries: dict, finished: dict, k
 
 
 def sampler(study: Experiment):
-    """A function that summarises the first probe articles with a model, as Markdown for TensorBoard."""
+    """A function that summarises the first probe articles with a model, as Markdown for TensorBoard.
+
+    The processes share the work, but with --fsdp, where rank 0 alone has a whole model and calls the function alone.
+    """
     probes = study.probe[:SAMPLES]
     prompts = [list(example.input_ids[: example.prompt_length]) for example in probes]
     room = study.encoder.window - max(map(len, prompts))
@@ -79,7 +82,7 @@ def sampler(study: Experiment):
 
     def sample(model) -> str:
         limit = {"max_new_tokens": min(room, study.config.max_new_tokens)}
-        written = _generate(study, model, prompts, progress=False, **limit)
+        written = _generate(study, model, prompts, progress=False, alone=bool(study.config.fsdp), **limit)
         texts = (study.encoder.text(one.ids) for one in written)
         return "\n\n---\n\n".join(
             f"**{example.id}**, reference:\n\n{reference}\n\n**generated:**\n\n{text}"

@@ -6,6 +6,7 @@ Nothing heavy is imported here, so that `--help` answers at once.
 import argparse
 import dataclasses
 import importlib.util
+import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +61,7 @@ class Config:
     precision: str = _value("auto", "auto = bf16 where the GPU has it, else fp16, and fp32 on a CPU",
                             choices=("auto", "fp32", "bf16", "fp16"))  # fmt: skip
     gradient_checkpointing: bool = _value(False, "recompute activations in the backward pass: less memory, slower")
+    fsdp: str = _value("", "JSON file of FSDP options, such as examples/fsdp.json: the processes share one model")
     evaluation_steps: int = _value(500, "steps between two validation losses", "steps", positive=True)
     checkpoint_steps: int = _value(500, "steps between two checkpoints", "steps", positive=True)
     logging_steps: int = _value(10, "steps between two log lines and TensorBoard points", "steps", positive=True)
@@ -259,5 +261,39 @@ def check(config: Config, processes: int = 1) -> None:
             f"{processes} processes cannot share --accumulation {config.accumulation}: give a multiple of {processes} "
             f"and keep --batch-size times --accumulation at {config.effective_batch} articles"
         )
+    if config.fsdp:
+        fsdp_options(config)
+        if part.kind != "all" or config.lora:
+            raise UserError("--fsdp trains all of a model: leave --trainable and --lora out, or --fsdp")
+        if processes == 1:
+            raise UserError("--fsdp spreads a model over several processes: start them with --processes N")
     if processes > 1 and config.generation_backend == "vllm":
         raise UserError("--generation-backend vllm manages its own processes: start one, or leave the option out")
+
+
+# What the Trainer's fsdp_config may say here. Left out on purpose: activation_checkpointing draws other dropout when it
+# recomputes (--gradient-checkpointing does not), cpu_ram_efficient_loading would empty the base model of all but one
+# process, and full state dicts fail on vocabularies that do not divide evenly.
+_FSDP = {"version": (2,), "reshard_after_forward": (True, False), "state_dict_type": ("SHARDED_STATE_DICT",)}
+
+
+def fsdp_options(config: Config) -> dict:
+    """The content of the file that --fsdp names. Raises UserError where it is not what the Trainer can use here."""
+    example = "give a JSON file such as examples/fsdp.json"
+    try:
+        options = json.loads(Path(config.resolve(config.fsdp)).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"--fsdp {config.fsdp} cannot be read ({error.strerror}): {example}") from None
+    except ValueError:
+        raise UserError(f"--fsdp {config.fsdp} is not JSON: {example}") from None
+    if not isinstance(options, dict):
+        raise UserError(f"--fsdp {config.fsdp} is not one JSON object: {example}")
+    for key, value in options.items():
+        if key not in _FSDP:
+            raise UserError(
+                f"--fsdp {config.fsdp} has the unknown key {key!r}, not one of {', '.join(_FSDP)}: leave it out"
+            )
+        if value not in _FSDP[key]:
+            known = " or ".join(json.dumps(choice) for choice in _FSDP[key])
+            raise UserError(f"--fsdp {config.fsdp}: {key} must be {known}, it is {json.dumps(value)}")
+    return options

@@ -109,6 +109,7 @@ def generate(
     ids: Sequence[str] | None = None,
     cache: GenerationCache | None = None,
     progress: bool = True,
+    alone: bool = False,
 ) -> list[Generated]:
     """Continue every prompt, greedily or by beam search, until the end-of-text or `max_new_tokens`.
 
@@ -116,7 +117,8 @@ def generate(
     the position ids; so a summary does not depend on what it shares a batch with, but for the rounding of the model's
     dtype. What was generated is what stands behind the prompt's last position, whatever tokens the prompt holds.
 
-    Under torch.distributed the prompts are shared out over the processes, and every process gets the whole answer.
+    Under torch.distributed the prompts are shared out over the processes, and every process gets the whole answer;
+    with `alone` this process does all the work, and the others need not ask.
 
     Args:
         model: a decoder-only transformers model, on the device and in the dtype to generate with.
@@ -133,7 +135,7 @@ def generate(
     if (ids is None) != (cache is None):
         raise ValueError("a cache needs the articles' ids, and ids are for a cache")
     _check_lengths(model, prompts, max_new_tokens)
-    rank, world = _rank_and_world()
+    rank, world = (0, 1) if alone else _rank_and_world()
     # The longest first: if the memory does not suffice, it shows at once. The share of a process depends on the prompts
     # alone, never on what the cache holds, because the processes may see it at different moments.
     mine = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))[rank::world]

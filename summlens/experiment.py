@@ -233,6 +233,9 @@ def announce_estimate(experiment: Experiment) -> None:
         return
     config, world = experiment.config, processes.world()
     steps = optimiser_steps(config, len(experiment.train))
+    if config.fsdp:  # no device holds what a measured step would take
+        log.info("%d training articles, %d optimiser steps of %d", len(experiment.train), steps, config.effective_batch)
+        return
     rate = _training_tokens_per_second(experiment)
     mean_length = data.lengths(experiment.train).mean()
     probe_tokens = sum(len(example.input_ids) for example in experiment.probe)

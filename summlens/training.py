@@ -6,13 +6,15 @@ import logging
 import shutil
 import signal
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import torch
+from accelerate import DistributedType, FullyShardedDataParallelPlugin
 from tqdm.auto import tqdm
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from summlens import models, processes
+from summlens import models, processes, sharding
 from summlens.artifacts import Run, is_whole, write_atomically
 from summlens.capture import capture, gradient_norms, weight_change
 from summlens.config import Config
@@ -34,10 +36,11 @@ def fine_tune(study: Experiment, resume: bool = False, sample_summaries=None):
     the newest whole checkpoint and ends with the weights of a run that was never interrupted. On SIGTERM the step is
     finished, a checkpoint written, and the program ended.
 
-    In a run of several processes each calls this, and each gets the model; rank 0 alone writes.
+    In a run of several processes each calls this, and each gets the model; rank 0 alone writes. With --fsdp the model
+    is spread over the processes while it trains (`summlens.sharding`), and rank 0 alone gets it, whole and on the CPU.
     """
     config, run = study.config, study.run
-    model = copy.deepcopy(study.base)
+    model = sharding.to_shard(study.base) if config.fsdp else copy.deepcopy(study.base)
     if config.gradient_checkpointing:
         # transformers renames it on the way to version 6
         enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
@@ -78,7 +81,7 @@ def fine_tune(study: Experiment, resume: bool = False, sample_summaries=None):
         processes.wait()  # a launcher ends all at the first that ends: the checkpoint must be sealed
         log.warning("stopped by SIGTERM at step %d: --resume continues from there", trainer.state.global_step)
         raise SystemExit(128 + signal.SIGTERM)
-    return part.release()
+    return sharding.whole(part.model, study.base) if config.fsdp else part.release()
 
 
 def out_of_memory(config: Config) -> str:
@@ -97,7 +100,8 @@ def training_arguments(config: Config, run: Run, first_step: int = 0) -> Trainin
     """The Trainer's arguments: the processes share the forward passes of an optimiser step, which stays what it is."""
     device = models.device()
     dtype = models.training_dtype(config.precision, device)
-    arguments = TrainingArguments(
+    make = partial(sharding.training_arguments, config, dtype) if config.fsdp else TrainingArguments
+    arguments = make(
         output_dir=str(run.checkpoints),
         per_device_train_batch_size=config.batch_size,
         per_device_eval_batch_size=config.evaluation_batch_size,
@@ -153,6 +157,14 @@ class SummaryTrainer(Trainer):
         super().__init__(**options)
         self.model_accepts_loss_kwargs = True  # the loss is the mean over all target tokens of an optimiser step
         self.label_names = ["labels"]
+
+    def create_accelerator_and_postprocess(self):
+        super().create_accelerator_and_postprocess()
+        if self.args.fsdp and not self.is_fsdp_enabled:  # accelerate knows FSDP on accelerators alone; it works on CPUs
+            state = self.accelerator.state
+            state.fsdp_plugin = FullyShardedDataParallelPlugin(**self.args.fsdp_plugin_args)
+            state.distributed_type = DistributedType.FSDP
+            self.is_fsdp_enabled = True
 
     def get_train_dataloader(self):
         loader = super().get_train_dataloader()
@@ -276,7 +288,7 @@ class Observer(TrainerCallback):
 
     A step is captured at its end and written once its loss is logged, before its checkpoint is sealed: where there is
     a whole checkpoint, there is its capture. Rank 0 captures, with `board`; the others share the sample summaries
-    and wait.
+    and wait. Of a sharded model rank 0 has a whole copy for this, and writes the sample summaries alone.
     """
 
     def __init__(self, study: Experiment, part: Part, board: TensorBoard | None, sample_summaries=None):
@@ -286,7 +298,7 @@ class Observer(TrainerCallback):
         self.pending: tuple | None = None  # a captured step that waits for its log entries
 
     def on_train_begin(self, args, state, control, model=None, **_):
-        if self.board:
+        if self.board and not self.config.fsdp:
             self.base.to(model.device).eval()
         if state.global_step == 0:
             self._capture(state)
@@ -296,7 +308,8 @@ class Observer(TrainerCallback):
 
     def on_pre_optimizer_step(self, args, state, control, model=None, **_):
         if self._due(state.global_step + 1, state.max_steps):
-            self.gradients = gradient_norms(self.part.inside, self.part.found)
+            norms = sharding.gradient_norms if self.config.fsdp else gradient_norms
+            self.gradients = norms(self.part.inside, self.part.found)
         if self.config.max_grad_norm:
             torch.nn.utils.clip_grad_norm_(model.parameters(), self.config.max_grad_norm)
 
@@ -322,10 +335,10 @@ class Observer(TrainerCallback):
         return step % self.config.capture_steps == 0 or step == last
 
     def _capture(self, state) -> None:
-        model = self.part.plain()
+        model = sharding.whole(self.part.model, self.base) if self.config.fsdp else self.part.plain()
         if self.board:
             self._look_inside(state, model)
-        if self.sample_summaries:
+        if self.sample_summaries and model is not None:
             text = self.sample_summaries(model)
             if self.board:
                 self.board.text("summaries", text, state.global_step)
@@ -334,10 +347,13 @@ class Observer(TrainerCallback):
     def _look_inside(self, state, model) -> None:
         step, whole = state.global_step, is_whole(state.global_step, self.config.capture_steps, state.max_steps)
         positions = POSITIONS if whole else ("summary",)
-        arrays = capture(
-            model, self.probe, base=self.base, batch_size=self.config.capture_batch_size, positions=positions
-        )
-        matrices, by_head = weight_change(model, self.base)
+        options = {"base": self.base, "batch_size": self.config.capture_batch_size, "positions": positions}
+
+        def measure():
+            with _as_it_is(model):
+                return capture(model, self.probe, **options), *weight_change(model, self.base)
+
+        arrays, matrices, by_head = sharding.on_device(measure, model, self.base) if self.config.fsdp else measure()
         arrays |= by_head
         info = {
             "epoch": state.epoch or 0.0,
@@ -357,6 +373,18 @@ class Observer(TrainerCallback):
             earlier = max((done for done in self.run.steps() if done < step), default=-1)
             self.run.write_step(step, {**info, "log": _log_between(state.log_history, earlier, step)}, arrays)
             self.pending = None
+
+
+@contextmanager
+def _as_it_is(model):
+    """Within, a model in training computes in the type of its weights, float32: accelerate wraps its forward pass in
+    autocast, and against a base in float32 that would show as a change."""
+    wrapped = vars(model).pop("forward", None)
+    try:
+        yield
+    finally:
+        if wrapped is not None:
+            model.forward = wrapped
 
 
 def _log_between(history: list[dict], after: int, until: int) -> list[dict]:

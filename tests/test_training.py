@@ -17,6 +17,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from summlens import config as configuration
 from summlens import data, training
 from summlens.artifacts import Run
+from summlens.capture import capture
 from summlens.errors import UserError
 from summlens.experiment import Experiment, open_run, optimiser_steps
 
@@ -161,6 +162,16 @@ def test_a_run_of_many_captures_has_slim_ones_with_the_numbers_of_whole_ones(tmp
     assert set(slim.arrays) == set(whole.arrays) - missing and missing
     for key, array in slim.arrays.items():
         np.testing.assert_allclose(array, whole.arrays[key], rtol=5e-4, atol=1e-6, err_msg=key)
+
+
+def test_a_capture_measures_in_float32_whatever_the_arithmetic_of_training(study):
+    config = dataclasses.replace(study.config, precision="bf16", max_steps=1)
+    tuned = training.fine_tune(dataclasses.replace(study, config=config))
+    assert "forward" in vars(tuned)  # the autocast that a capture must not meet
+    captured = study.run.read_step(0).arrays
+    expected = capture(study.base, study.probe, base=study.base, batch_size=config.capture_batch_size)
+    for key, array in expected.items():
+        np.testing.assert_array_equal(captured[key], array, err_msg=key)
 
 
 @pytest.mark.parametrize("stop", [5, 10])
