@@ -28,6 +28,7 @@ MASTER_ADDR="$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)"
 MASTER_PORT=$((20000 + SLURM_JOB_ID % 20000))
 
 # srun starts every process itself and passes signals on to each; torchrun is not needed.
+trap : TERM # where this shell gets the signal too, it waits for the processes and their checkpoint
 code=0
 srun --kill-on-bad-exit=1 bash -c '
     export RANK=$SLURM_PROCID WORLD_SIZE=$SLURM_NTASKS LOCAL_RANK=$SLURM_LOCALID
