@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from summlens import models
 from summlens.architecture import SITES, Architecture, architecture, evaluating, observed_attention, observed_sites
 from summlens.data import Example
 from summlens.errors import UserError
@@ -232,7 +233,7 @@ def _batches(
 def _check(examples: Sequence[Example], found: Architecture) -> None:
     if not examples:
         raise UserError("the probe set is empty: there is nothing to capture")
-    limit = getattr(found.model.config, "max_position_embeddings", None)
+    limit = models.positions(found.model)
     for example in examples:
         length = len(example.input_ids)
         if example.prompt_length < 1 or len(example.queries) == 0:

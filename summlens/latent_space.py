@@ -40,7 +40,7 @@ from summlens.metrics.statistics import bootstrap_interval
 log = logging.getLogger(__name__)
 
 RESAMPLES = 1000
-FEWEST_ARTICLES = 4  # unbiased HSIC averages over four different articles
+FEWEST_ARTICLES = 5  # unbiased HSIC averages over four different articles: with just four it would have no spread
 MOST_LAYERS, MOST_STEPS, MOST_ARTICLES = 5, 8, 24  # in the projection: t-SNE and UMAP then take seconds on one core
 _SAME_MODEL = 0.05  # relative difference that half precision explains
 
@@ -139,13 +139,13 @@ def represent(model: nn.Module, examples: Sequence[Example], name: str) -> Repre
     final norm and unembedding (scaled or soft-capped logits) gets no lens, and `no_lens` says so.
 
     Raises:
-        UserError: no articles, one without a summary position, a token the model does not have, or vectors that are
-            not finite; it names the model by `name`.
+        UserError: no articles, one without a summary position, a token the model does not have, more tokens than
+            it has positions, or vectors that are not finite; it names the model by `name`.
     """
     if not examples:
         raise UserError("the probe set is empty: there is nothing to represent")
     found = architecture(model)
-    unembedding = model.get_output_embeddings()
+    unembedding, limit = model.get_output_embeddings(), models.positions(model)
     vectors, losses, ranks, exact = [], [], [], True
     with evaluating(model):
         norm = _final_norm(model)
@@ -154,6 +154,8 @@ def represent(model: nn.Module, examples: Sequence[Example], name: str) -> Repre
                 raise UserError(f"probe article {example.id} leaves no summary position")
             if max(example.input_ids) >= found.vocabulary:
                 raise UserError(f"probe article {example.id} has tokens beyond the {found.vocabulary} of {name}")
+            if limit and len(example.input_ids) > limit:
+                raise UserError(f"probe article {example.id} has {len(example.input_ids)} tokens; {name} reads {limit}")
             residuals, logits = _read(model, found, example)
             targets = torch.tensor(example.input_ids[example.prompt_length :], device=logits.device)
             loss, rank = logit_lens(residuals, targets, norm, unembedding)

@@ -12,6 +12,7 @@ from transformers import (
     AttentionInterface,
     Gemma2Config,
     Gemma2ForCausalLM,
+    Gemma3ForCausalLM,
     MistralConfig,
     MistralForCausalLM,
     MixtralConfig,
@@ -220,8 +221,8 @@ def test_projections_split_by_head_compute_the_attention(kind):
     assert split["q"].shape == split["o"].shape == (found.heads, found.head_dim, found.width)
     values = torch.einsum("btm,hdm->bhtd", inputs[0], split["v"])
     torch.testing.assert_close(values, handed["value"], rtol=1e-4, atol=1e-5)
-    for part, name in (("q", "query"), ("k", "key")):  # a rotation keeps norms; Qwen3 normalises, so skip it there
-        if kind != "qwen3":
+    for part, name in (("q", "query"), ("k", "key")):  # a rotation keeps norms; these two normalise before it
+        if kind not in ("qwen3", "gemma3"):
             projected = torch.einsum("btm,hdm->bhtd", inputs[0], split[part])
             torch.testing.assert_close(projected.norm(dim=-1), handed[name].norm(dim=-1), rtol=1e-4, atol=1e-5)
 
@@ -321,10 +322,20 @@ def gemma2(cap):
     return Gemma2ForCausalLM(config)
 
 
+def gemma3(window):
+    """Its second layer slides."""
+    config = tiny_model("gemma3").config
+    config.sliding_window, config.layer_types = window, ["full_attention", "sliding_attention"]
+    return Gemma3ForCausalLM(config)
+
+
 def test_a_window_that_spans_the_articles_is_captured_and_a_shorter_one_is_refused():
     assert np.isfinite(capture(mistral(20), EXAMPLES)["attention/entropy/all"]).all()
     with pytest.raises(UserError, match="layers.0.*sliding window"):
         capture(mistral(8), EXAMPLES)
+    assert np.isfinite(capture(gemma3(20), EXAMPLES)["attention/entropy/all"]).all()
+    with pytest.raises(UserError, match="layers.1.*sliding window"):
+        capture(gemma3(19), EXAMPLES)
 
 
 def test_what_cannot_be_read_rightly_is_refused_by_name():

@@ -156,7 +156,7 @@ def test_projection_keeps_first_and_last_when_it_must_thin(no_projection):
     assert len(articles) == 24 and {0, 39} < articles
 
 
-@pytest.mark.parametrize("articles", [1, 2, 3])
+@pytest.mark.parametrize("articles", [1, 2, 3, 4])
 def test_few_articles_leave_out_by_name(no_projection, articles):
     steps = {0: vectors(articles=articles), 5: vectors(1, articles=articles)}
     info, arrays = analyze(*latent_space.ends(steps), steps, resamples=5)
@@ -346,6 +346,59 @@ def test_script_refuses_in_one_line(finished_run, monkeypatch, tmp_path):
     assert "empty probe set" in refusal(monkeypatch, "--output-dir", tmp_path)
     empty.write_json("run.json", {"config": described["config"]})
     assert "no probe articles" in refusal(monkeypatch, "--output-dir", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (
+            lambda m: m.transformer.h[1].attn.c_proj.weight[0].fill_(torch.nan),
+            "infinite weights in transformer.h.1.attn",
+        ),
+        (lambda m: m.transformer.wpe.weight[3].fill_(torch.inf), "infinite weights in transformer.wpe.weight"),
+    ],
+)
+def test_script_refuses_weights_that_are_not_finite(finished_run, monkeypatch, tmp_path, spoil, said):
+    model = tiny_model("gpt2")
+    with torch.no_grad():
+        spoil(model)
+    model.save_pretrained(tmp_path)
+    save_tokenizer(tmp_path, [f"w{i}" for i in range(VOCABULARY)])
+    assert said in refusal(monkeypatch, "--output-dir", finished_run.root, "--model", tmp_path)
+
+
+@pytest.mark.parametrize(("change", "said"), [({"n_layer": 3}, "layers is 2 in"), ({"n_head": 4}, "heads is 3 in")])
+def test_script_names_what_models_of_another_shape_cannot_show(
+    finished_run, monkeypatch, capsys, tmp_path, no_projection, change, said
+):
+    base = tiny_model("gpt2").config.to_dict()
+    GPT2LMHeadModel(GPT2Config(**{**base, **change, "bos_token_id": 0, "eos_token_id": 0})).save_pretrained(tmp_path)
+    save_tokenizer(tmp_path, [f"w{i}" for i in range(VOCABULARY)])
+    script(monkeypatch, "--output-dir", finished_run.root, "--model", tmp_path)
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if "causal tests:" in line)
+    assert line.startswith("left out: causal tests: causal tests need two models of one shape: ") and said in line
+
+
+def test_script_refuses_articles_that_do_not_fit_the_model_or_have_no_summary(finished_run, monkeypatch, tmp_path):
+    shape = {**tiny_model("gpt2").config.to_dict(), "n_positions": 16, "bos_token_id": 0, "eos_token_id": 0}
+    GPT2LMHeadModel(GPT2Config(**shape)).save_pretrained(tmp_path / "short")
+    save_tokenizer(tmp_path / "short", [f"w{i}" for i in range(VOCABULARY)])
+    said = refusal(monkeypatch, "--output-dir", finished_run.root, "--model", tmp_path / "short")
+    assert "probe article b0 has 20 tokens; " in said and said.endswith("short reads 16")
+
+    described = json.loads((finished_run.metrics / "run.json").read_text())
+    example = described["probe"]["examples"][1]
+    example["prompt_length"] = len(example["input_ids"])
+    Run(tmp_path).write_json("run.json", described)
+    said = refusal(monkeypatch, "--output-dir", tmp_path, "--model", finished_run.model_outputs)
+    assert "probe article b0 leaves no summary position" in said
+
+
+def test_script_refuses_a_head_that_does_not_exist(finished_run, monkeypatch):
+    kl = {f"attention/{name}/summary": np.zeros((6, 2, 3)) for name in ("kl", "copy_score")}
+    finished_run.write_step(8, {}, finished_run.read_step(8).arrays | kl)
+    for head, said in (("5.0", "no head 5.0: the model has layers 0 to 1, heads 0 to 2"), ("x", "'x' is no head")):
+        assert said in refusal(monkeypatch, "--output-dir", finished_run.root, "--explore", head)
 
 
 def test_help_loads_nothing_heavy():

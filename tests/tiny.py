@@ -4,6 +4,10 @@ import copy
 
 import torch
 from transformers import (
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    GemmaConfig,
+    GemmaForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
     GPTNeoXConfig,
@@ -41,6 +45,18 @@ BUILDERS = {
     ),
     "llama": lambda: LlamaForCausalLM(LlamaConfig(**_GROUPED, **_TOKENS)),
     "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**_GROUPED, **_TOKENS)),
+    "gemma": lambda: GemmaForCausalLM(GemmaConfig(**_GROUPED, head_dim=12, pad_token_id=0, **_TOKENS)),
+    "gemma3": lambda: Gemma3ForCausalLM(
+        Gemma3TextConfig(
+            **_GROUPED,
+            head_dim=12,
+            query_pre_attn_scalar=5,
+            sliding_window=20,
+            pad_token_id=0,
+            **_TOKENS,
+            layer_types=["sliding_attention", "full_attention"],
+        )
+    ),
     "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**_GROUPED, head_dim=12, **_TOKENS)),
 }
 
