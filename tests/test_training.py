@@ -83,7 +83,7 @@ def test_the_loss_is_the_mean_over_summary_tokens_and_end_of_text(study):
 @pytest.mark.parametrize("kind", ["gpt2", "gpt_neox", "llama"])
 def test_loss_and_gradients_of_a_padded_batch_are_those_of_its_articles_alone(study, kind):
     """Padding, batches and the logits that are left out change nothing; no logits but the targets' are made."""
-    model = tiny_model(kind).eval()
+    model = tiny_model(kind).eval().double()
     examples = [tiny_examples()[index] for index in (1, 0, 2)]
     loss = slow_loss(model, examples)
     loss.backward()
@@ -97,9 +97,10 @@ def test_loss_and_gradients_of_a_padded_batch_are_those_of_its_articles_alone(st
     mine = trainer.compute_loss(model, data.collate(examples), num_items_in_batch=torch.tensor(count))
     mine.backward()
     assert made == [(count, tiny.VOCABULARY)]
-    assert mine.item() == pytest.approx(loss.item(), rel=1e-5)
+    # The library's loss is float32 whatever the model is, and rotary angles are.
+    assert mine.item() == pytest.approx(loss.item(), rel=1e-6)
     for (name, parameter), reference in zip(model.named_parameters(), expected, strict=True):
-        torch.testing.assert_close(parameter.grad, reference, rtol=1e-3, atol=1e-5, msg=name)
+        torch.testing.assert_close(parameter.grad, reference, rtol=1e-5, atol=1e-7, msg=name)
 
 
 def test_the_validation_loss_weighs_every_token_alike(study):
