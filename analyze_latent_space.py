@@ -3,8 +3,8 @@
 
 By default a run's base model against its fine-tuned one, with everything captured in between. Reads the run below
 --output-dir and writes interpretability_metrics/latent_space.json and .npz there, causal.json and .npz (ablation,
-cross-model patching, circuit, noise floor), and for the report's head explorer attention_maps.json and .npz. Needs no
-GPU.
+cross-model patching, circuit, noise floor), controls.json and .npz (what of each change is format, what task, where the
+run has a control fine-tune), and for the report's head explorer attention_maps.json and .npz. Needs no GPU.
 """
 
 import argparse
@@ -105,7 +105,7 @@ if __name__ == "__main__":
         described = run.read_json("run.json")
 
         # Only now what takes seconds to import: --help and a missing run are answered at once.
-        from summlens import causal, console, explorer, latent_space
+        from summlens import causal, console, controls, explorer, latent_space
 
         console.start_logging()
         examples = latent_space.probe_examples(described)
@@ -141,6 +141,14 @@ if __name__ == "__main__":
                     written.append(run.write_json("causal.json", info))
                     left_out |= info["left_out"]
                     print("\n".join(causal.headlines(info)))
+
+            if not (options.base or options.model):
+                with optional("format and task", left_out):
+                    info, arrays = controls.split(run, options.seed)
+                    written.append(run.write_arrays("controls.npz", arrays))
+                    written.append(run.write_json("controls.json", info))
+                    left_out |= info["left_out"]
+                    print("\n".join(controls.headlines(info)))
 
             if own_models and not options.no_explorer:
                 with optional("attention maps of the head explorer", left_out):

@@ -38,6 +38,8 @@ predictions.jsonl   a row an article: id, article, reference, `summaries` {syste
 latent_space.json   names, settings and intervals of the arrays in latent_space.npz (see summlens.latent_space).
 causal.json         ablation, patching, circuit and noise floor, with intervals and flags; causal.npz holds the effects
                     by probe article (see summlens.causal).
+controls.json       each head's change split into format and task by the run's control fine-tunes; arrays in
+                    controls.npz (see summlens.controls).
 companions/<name>/  a fine-tune that the run is compared with (`Run.companion`): a control (shuffled-pairs,
                     language-model) or another seed (seed-43). Captured steps on the same probe articles, and run.json:
                     `state` (training or trained), name, `what` it is, configuration.

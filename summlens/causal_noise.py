@@ -40,7 +40,7 @@ Pair = tuple[np.ndarray, np.ndarray]
 
 def captured_pairs(first: Mapping, last: Mapping) -> dict[str, Pair]:
     """{heads/<metric> or layers/<site>: (base, fine-tuned)}, (A, L, H) or (A, L), of two captures' arrays."""
-    before, after = _numbers(first), _numbers(last)
+    before, after = numbers(first), numbers(last)
     return {name: (before[name], after[name]) for name in before if name in after and name != "neurons"}
 
 
@@ -103,7 +103,7 @@ def _between(name: str, one: Mapping, other: Mapping, known: np.ndarray) -> np.n
 
     A divergence is that distance itself.
     """
-    number, against = _numbers(one).get(name), _numbers(other).get(name)
+    number, against = numbers(one).get(name), numbers(other).get(name)
     if number is None or against is None:
         return None
     distance = number if _DIVERGENCE.fullmatch(name) else number - against
@@ -138,7 +138,7 @@ def weights_beyond_seeds(last: Mapping, floor: Floor) -> tuple[dict, dict[str, n
     return summary, arrays
 
 
-def _numbers(arrays: Mapping) -> dict[str, np.ndarray]:
+def numbers(arrays: Mapping) -> dict[str, np.ndarray]:
     """What is compared, of a capture's arrays: heads/<metric> (A, L, H), layers/<site> (A, L), neurons (1, L, N)."""
     found = {}
     for key, values in arrays.items():

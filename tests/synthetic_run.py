@@ -54,6 +54,7 @@ def write(
     write_evaluation(run, random, tests, sentences)
     write_latent_space(run, random, numbers, layers, articles)
     run.write_json("causal.json", causal_info(layers, heads, articles))
+    write_controls(run, layers, heads, articles)
     write_attention_maps(run, layers, heads, shown, lengths)
     return run
 
@@ -257,6 +258,24 @@ def write_latent_space(run: Run, random, numbers: list[int], layers: int, articl
     arrays["clusters/kmeans"] = grid[:, 1] % 3
     run.write_json("latent_space.json", {"names": sorted(arrays), "settings": {"umap": {"n_neighbors": 15}}})
     run.write_arrays("latent_space.npz", arrays)
+
+
+def write_controls(run: Run, layers: int, heads: int, articles: int) -> None:
+    """controls.json and controls.npz: the task is head (layers - 1, 0) alone, all else is format."""
+    arrays, info = {}, {}
+    for control in ("shuffled-pairs", "language-model"):
+        info[control] = {"movement": {"share": 0.6, "low": 0.5, "high": 0.7}, "heads": {}}
+        for metric, sign in (("kl", 1.0), ("normalized_entropy", -0.1)):
+            total = sign * np.linspace(0, 0.5, layers * heads).reshape(layers, heads)
+            total[layers - 1, 0] = 0.9 * sign
+            task = np.zeros_like(total)
+            task[layers - 1, 0] = 0.7 * sign
+            for part, values in (("total", total), ("format", total - task), ("task", task)):
+                arrays[f"{control}/heads/{metric}/{part}"] = np.stack([values, values - 0.02, values + 0.02])
+            arrays[f"{control}/heads/{metric}/flag"] = task != 0
+            info[control]["heads"][metric] = {"flagged": 1, "of": layers * heads}
+    run.write_arrays("controls.npz", arrays)
+    run.write_json("controls.json", {"articles": articles, "controls": info})
 
 
 def write_attention_maps(run: Run, layers: int, heads: int, count: int, lengths) -> None:

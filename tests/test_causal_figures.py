@@ -8,7 +8,7 @@ import synthetic_run
 from matplotlib.collections import PathCollection, QuadMesh
 
 from summlens import figures
-from summlens.figures import causal
+from summlens.figures import causal, controls
 from summlens.figures.rundata import Missing
 from summlens.report.answer import sentences
 
@@ -125,6 +125,32 @@ def test_circuit_and_noise_floor_draw_their_numbers(data):
     assert causal.noise_floor(data).finding.startswith("No head changed beyond the noise floor")
 
 
+def test_format_and_task_are_drawn_by_head_and_what_is_not_named_is_grey(data):
+    picture = controls.format_and_task(data, "shuffled-pairs")
+    panels = [axes for axes in picture.figure.axes if axes.get_title()]
+    names = [(metric, part) for metric in controls.SHOWN for part in ("total", "format", "task")]
+    for axes, (metric, part) in zip(panels, names, strict=True):
+        values, grey = drawn(axes)
+        expected, low, high = data.control_arrays[f"shuffled-pairs/heads/{metric}/{part}"]
+        np.testing.assert_allclose(values, expected)
+        named = data.control_arrays[f"shuffled-pairs/heads/{metric}/flag"]
+        if part == "total":
+            named = np.array(data.causal["noise_floor"]["heads"][metric]["flag"]) & ((low > 0) | (high < 0))
+        if part == "format":
+            named = (low > 0) | (high < 0)
+        np.testing.assert_array_equal(np.isfinite(grey), ~named)
+        assert axes.collections[0].get_clim()[1] == pytest.approx(0.9 if metric == "kl" else 0.09)
+    assert "60 % [50, 70] as far" in picture.finding
+    assert "1 of 15 heads moved further than the format explains." in picture.finding
+    assert controls.format_and_task(data, "language-model").name == "controls_language_model"
+    data.control_arrays = {**data.control_arrays, "shuffled-pairs/heads/kl/flag": np.zeros((LAYERS, HEADS), bool)}
+    assert "no part of it is the task's own" in controls.finding(data, "shuffled-pairs")
+    data.controls = None
+    with pytest.raises(Missing, match="not compared with the control shuffled-pairs"):
+        controls.format_and_task(data, "shuffled-pairs")
+    assert controls.named(data) is None
+
+
 def test_what_a_run_left_out_is_missing_with_its_own_reason(data):
     del data.causal["circuit"]
     data.causal["left_out"]["circuit"] = "restoring all heads recovers nothing"
@@ -132,7 +158,7 @@ def test_what_a_run_left_out_is_missing_with_its_own_reason(data):
         causal.circuit(data)
     data.causal = None
     for entry in figures.CATALOGUE:
-        if entry.section == "causes":
+        if entry.section == "causes" and not entry.name.startswith("controls"):
             with pytest.raises(Missing, match="no causal.json"):
                 entry.draw(data)
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from summlens.figures import causal, heads, latent, over_time, parts, scores
+from summlens.figures import causal, controls, heads, latent, over_time, parts, scores
 from summlens.figures.picture import Picture, save, styled
 from summlens.figures.rundata import Missing, RunData, load
 
@@ -56,6 +56,17 @@ CATALOGUE = (
     Entry("causal_patching", "Cross-model patching by head and layer", "causes", ANALYSE, causal.patching),
     Entry("causal_circuit", "The smallest set of heads that matters", "causes", ANALYSE, causal.circuit),
     Entry("causal_noise_floor", "What rises above noise", "causes", ANALYSE, causal.noise_floor),
+    *(
+        Entry(
+            f"controls{suffix}",
+            f"Format and task, by the {control} control",
+            "causes",
+            f"{TRAIN} --resume --control {control} && {ANALYSE}",
+            partial(controls.format_and_task, control=control),
+            folded=bool(suffix),
+        )
+        for control, suffix in (("shuffled-pairs", ""), ("language-model", "_language_model"))
+    ),
     Entry(
         "representation_similarity",
         "RSA and CKA, base against fine-tuned",

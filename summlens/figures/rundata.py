@@ -43,6 +43,8 @@ class RunData:
     latent: dict | None = None
     latent_arrays: dict[str, np.ndarray] = field(default_factory=dict)
     causal: dict | None = None
+    controls: dict | None = None  # controls.json and its arrays
+    control_arrays: dict[str, np.ndarray] = field(default_factory=dict)
     maps: dict | None = None  # attention_maps.json and its arrays
     map_arrays: dict[str, np.ndarray] = field(default_factory=dict)
     predictions: list[dict] = field(default_factory=list)
@@ -101,10 +103,12 @@ def load(run: Run, progress=lambda steps: steps, changed_neurons: int = 24) -> R
     schema version, raises UserError.
     """
     data = RunData(run, run.read_json("run.json"))
-    for name in ("evaluation", "latent", "causal", "maps"):
+    for name in ("evaluation", "latent", "causal", "controls", "maps"):
         file = {"latent": "latent_space", "maps": "attention_maps"}.get(name, name) + ".json"
         setattr(data, name, _optional(data, lambda file=file: run.read_json(file), run.has(file)))
     data.latent_arrays = _optional(data, lambda: run.read_arrays("latent_space.npz"), run.has("latent_space.npz")) or {}
+    present = run.has("controls.npz")
+    data.control_arrays = _optional(data, lambda: run.read_arrays("controls.npz"), present) or {}
     data.map_arrays = (
         _optional(data, lambda: run.read_arrays("attention_maps.npz"), run.has("attention_maps.npz")) or {}
     )
