@@ -127,7 +127,7 @@ def test_circuit_and_noise_floor_draw_their_numbers(data):
 
 def test_format_and_task_are_drawn_by_head_and_what_is_not_named_is_grey(data):
     picture = controls.format_and_task(data, "shuffled-pairs")
-    panels = [axes for axes in picture.figure.axes if axes.get_title()]
+    panels = [axes for axes in picture.figure.axes if axes.get_title(loc="left")]
     names = [(metric, part) for metric in controls.SHOWN for part in ("total", "format", "task")]
     for axes, (metric, part) in zip(panels, names, strict=True):
         values, grey = drawn(axes)

@@ -226,7 +226,8 @@ def set_difference(data, other, difference, low, high):
 
 
 def test_answer_quotes_numbers_and_intervals(data):
-    data.causal = None
+    assert any("shuffled-pairs control moved attention 60 % [50, 70] as far" in one for one in answer.sentences(data))
+    data.causal = data.controls = None
     said = answer.sentences(data)
     saved = data.evaluation["comparisons"][0]
     interval = f"{saved['difference']:+.1f} [{saved['low']:+.1f}, {saved['high']:+.1f}] points"
@@ -237,7 +238,7 @@ def test_answer_quotes_numbers_and_intervals(data):
 
 
 def test_answer_says_when_there_is_no_difference(data):
-    data.causal = None
+    data.causal = data.controls = None
     set_difference(data, "zero_shot", 0.3, -1.0, 1.6)
     set_difference(data, "lead3", -5.0, -7.0, -3.0)
     data.last.arrays.update({k: v for k, v in data.first.arrays.items() if k.startswith("attention/")})

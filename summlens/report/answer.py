@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from summlens.figures import causal
+from summlens.figures import causal, controls
 from summlens.figures.heads import BY_KEY
 from summlens.figures.rundata import Missing, RunData, change
 from summlens.figures.scores import main_score, verdict
@@ -12,7 +12,7 @@ NEGLIGIBLE_BITS = 1e-6  # float32 rounding in a divergence of identical rows
 
 def sentences(data: RunData) -> list[str]:
     """A few sentences: are the summaries better, than what, what moved inside, is it noise, and is it a cause."""
-    written = [*_scores(data), _heads(data), _noise(data), _representations(data), *_cause(data)]
+    written = [*_scores(data), _heads(data), _noise(data), _control(data), _representations(data), *_cause(data)]
     return [sentence for sentence in written if sentence]
 
 
@@ -86,6 +86,14 @@ def _noise(data: RunData) -> str:
         f"Against the noise floor, with false-discovery control, there remain {heads}{neurons['flagged']:,} of "
         f"{neurons['of']:,} neurons in mean activation."
     )
+
+
+def _control(data: RunData) -> str:
+    control = controls.named(data)
+    try:
+        return controls.finding(data, control) if control else ""
+    except (KeyError, Missing):
+        return ""
 
 
 def _cause(data: RunData) -> list[str]:
