@@ -144,7 +144,7 @@ def test_format_and_task_are_drawn_by_head_and_what_is_not_named_is_grey(data):
     assert "1 of 15 heads moved further than the format explains." in picture.finding
     assert controls.format_and_task(data, "language-model").name == "controls_language_model"
     data.control_arrays = {**data.control_arrays, "shuffled-pairs/heads/kl/flag": np.zeros((LAYERS, HEADS), bool)}
-    assert "no part of it is the task's own" in controls.finding(data, "shuffled-pairs")
+    assert "no part is shown to be the task's own" in controls.finding(data, "shuffled-pairs")
     data.controls = None
     with pytest.raises(Missing, match="not compared with the control shuffled-pairs"):
         controls.format_and_task(data, "shuffled-pairs")
