@@ -88,9 +88,10 @@ def finding(data: RunData, control: str) -> str:
     nearer = int((kl.flag & (kl.task[0] < 0)).sum())
     movement = data.controls["controls"][control]["movement"]
     share = f"{100 * movement['share']:.0f} % [{100 * movement['low']:.0f}, {100 * movement['high']:.0f}]"
+    none = "no part is shown to be the task's own"
     text = f"The {control} control moved attention {share} as far as the real fine-tune (KL over all heads)"
     if not further + nearer:
-        return f"{text}; no head's movement differs from the control's beyond chance: no part is shown to be the task's own."
+        return f"{text}; no head's movement differs from the control's beyond chance: {none}."
     also = f", and {nearer} less far" if nearer else ""
     return f"{text}; {further} of {kl.flag.size} heads moved further than the format explains{also}."
 
