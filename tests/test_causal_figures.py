@@ -10,7 +10,7 @@ from matplotlib.collections import PathCollection, QuadMesh
 from summlens import figures
 from summlens.figures import causal, controls
 from summlens.figures.rundata import Missing
-from summlens.report.answer import sentences
+from summlens.report import answer
 
 LAYERS, HEADS, ARTICLES = 3, 5, 6
 
@@ -163,8 +163,12 @@ def test_what_a_run_left_out_is_missing_with_its_own_reason(data):
                 entry.draw(data)
 
 
+def said(data) -> str:
+    return " ".join([*(text for _, text in answer.sentences(data)), *answer.details(data)])
+
+
 def test_the_answer_quotes_the_causal_tests(data):
-    text = " ".join(sentences(data))
+    text = said(data)
     assert "1 of 15 heads in normalized entropy and 30 of 72 neurons" in text
     assert "depends most on head 2.3: without it the loss on the reference summary rises by 0.300" in text
     assert "head 2.3 carries most: with base's output in its place 40.0 [35.0, 45.0] % is lost" in text
@@ -182,23 +186,24 @@ def test_the_answer_says_when_it_is_no_more_than_noise(data):
     for row in data.causal["moved_and_matters"]["correlations"]:
         row["low"] = -0.2
     data.causal["circuit"]["random"]["p_value"] = 0.5
-    text = " ".join(sentences(data))
-    assert "the change is no more than noise: no head and no neuron passes" in text
-    assert "No single head of the fine-tuned model matters beyond chance when it is ablated; no single head" in text
-    assert "Moving is no sign of mattering" in text
+    text = said(data)
+    assert "It is no more than noise: no head and no neuron changed beyond what" in text
+    assert "No single head of the fine-tuned model matters beyond chance when it is ablated." in text
+    assert "None of the 15 heads alone carries any of the gain beyond chance" in text
+    assert "moving is no sign of mattering" in text
     assert "no more than random sets of that size do by chance" in text
     assert "carries most" not in text and "depends most" not in text
 
     data.causal["loss"]["gain"]["low"] = -0.1
-    assert "There is no effect to find causes of" in " ".join(sentences(data))
+    assert "There is no effect to find causes of" in said(data)
 
 
 def test_the_answer_calls_an_estimate_an_estimate(data):
     data.causal["exact"] = False
     for test in ("ablation", "patching", "circuit", "moved_and_matters"):
         del data.causal[test]
-    text = " ".join(sentences(data))
+    text = said(data)
     assert "By a gradient estimate of patching, base's output of head 2.3 costs fine-tuned most, 38.0" in text
     assert "no cause was tested by intervention" in text
     data.causal = {"schema_version": 1}
-    assert "cannot be read" in sentences(data)[-1]
+    assert "cannot be read" in answer.sentences(data)[-1][1]

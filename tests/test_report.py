@@ -172,6 +172,9 @@ def test_head_table_ranks_by_kl_and_opens_every_number(page, data):
     details = table[table.index('<details id="head-2-0">') :]
     details = details[: details.index("</details>")]
     assert "Copy score, first token removed" in details and "Weight change, query" in details
+    causes, control = data.causal["patching"]["noising"]["heads"], data.control_arrays["shuffled-pairs/heads/kl/task"]
+    assert "in fine-tuned" in details and f"{100 * causes['share'][2][0]:+.1f}".replace("-", "−") in details
+    assert "further than in that control" in details and f'class="sure">{control[0, 2, 0]:+.3f}</span>' in details
     base, tuned, change, low, high = rows[0].numbers["sparsity"]
     assert f"<td>{base:.3f}</td><td>{tuned:.3f}</td>" in details
 
@@ -226,15 +229,16 @@ def set_difference(data, other, difference, low, high):
 
 
 def test_answer_quotes_numbers_and_intervals(data):
-    assert any("shuffled-pairs control moved attention 60 % [50, 70] as far" in one for one in answer.sentences(data))
-    data.causal = data.controls = None
-    said = answer.sentences(data)
-    saved = data.evaluation["comparisons"][0]
-    interval = f"{saved['difference']:+.1f} [{saved['low']:+.1f}, {saved['high']:+.1f}] points"
-    assert said[0].startswith("The fine-tuned model writes better summaries") and interval in said[0]
-    assert "Lead-3" in said[1]
-    assert "head 2.0 (" in said[2] and "of 12 heads changed in normalized entropy" in said[2]
-    assert "not tested" in said[-1] and len(said) <= 5
+    better, changed, noise, cause = (text for _, text in answer.sentences(data))
+    against = {saved["b"]: saved for saved in data.evaluation["comparisons"] if saved["score"] == "rouge1"}
+    for other in ("zero_shot", "lead3"):
+        saved = against[other]
+        assert f"{saved['difference']:+.1f} [{saved['low']:+.1f}, {saved['high']:+.1f}] points" in better
+    assert better.startswith("The fine-tuned model writes better summaries") and "than Lead-3" in better
+    assert "head 2.0 (" in changed and "CKA with base" in changed
+    assert "moved attention 60 % [50, 70] as far." in noise
+    assert all(text.endswith(".") for text in (better, changed, noise, cause))
+    assert any("shuffled-pairs control moved attention 60 % [50, 70] as far" in one for one in answer.details(data))
 
 
 def test_answer_says_when_there_is_no_difference(data):
@@ -243,19 +247,34 @@ def test_answer_says_when_there_is_no_difference(data):
     set_difference(data, "lead3", -5.0, -7.0, -3.0)
     data.last.arrays.update({k: v for k, v in data.first.arrays.items() if k.startswith("attention/")})
     data.latent_arrays["cka/same_layer"] = np.ones((3, 4))
-    said = answer.sentences(data)
-    assert said[0].startswith(
-        "No difference between the fine-tuned model and the model before fine-tuning (zero-shot) is"
+    better, changed, noise, cause = (text for _, text in answer.sentences(data))
+    assert better.startswith("No difference between the fine-tuned model and the model before fine-tuning (zero-shot)")
+    assert "they are worse than Lead-3, by -5.0 [-7.0, -3.0] points" in better
+    assert "No attention head differs from the base model" in changed and "stayed nearly the same" in changed
+    assert "not tested" in noise and "not tested" in cause
+    assert any(
+        one.startswith("None of 12 heads spreads its attention wider or narrower") for one in answer.details(data)
     )
-    assert "writes worse summaries than Lead-3" in said[1]
-    assert "no attention head differs from the base model" in said[2]
-    assert "stayed nearly the same" in said[3]
+
+
+def test_answer_names_the_floors_and_leaves_no_doubt_about_seeds(data):
+    data.controls = None
+    floor = data.causal["noise_floor"]
+    floor["floors"] = {"sampling": "", "numerical": "", "seed": ""}
+    noise = answer.sentences(data)[2][1]
+    assert noise.startswith("Beyond what the choice of articles, rounding and another training seed would do")
+    assert "was not tried" not in noise and "control that could learn" not in noise
+    floor["floors"] = {"sampling": ""}
+    noise = answer.sentences(data)[2][1]
+    assert noise.startswith("Beyond what the choice of articles would do") and "was not tried" in noise
 
 
 def test_answer_of_a_run_without_results():
     empty = figures.RunData(None, {})
-    assert answer.sentences(empty)[0] == "Whether the summaries became better is unknown: this run has no evaluation."
-    assert "unknown" in answer.sentences(empty)[1]
+    better, changed, noise, cause = (text for _, text in answer.sentences(empty))
+    assert better == "Whether the summaries became better is unknown: this run has no evaluation."
+    assert "unknown" in changed and "not tested" in noise and "not tested" in cause
+    assert answer.details(empty) == []
 
 
 # --- the examples

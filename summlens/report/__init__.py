@@ -14,19 +14,17 @@ from summlens import __version__
 from summlens.artifacts import write_atomically
 from summlens.figures import SECTIONS, Entry, Picture
 from summlens.figures.grid import Grid
-from summlens.figures.heads import BY_KEY, METRICS, HeadRow, most_changed
+from summlens.figures.heads import BY_KEY, most_changed
 from summlens.figures.picture import PLOTLY_CONFIG, last_frame
 from summlens.figures.rundata import Missing, RunData
 from summlens.figures.scores import comparison, label, main_score, score_names, systems, title
 from summlens.figures.style import ACCENT, GRID, INK, MUTED, PAPER
-from summlens.report import examples, explorer
-from summlens.report.answer import sentences
+from summlens.report import answer, examples, explorer, head_table
 
 NAME = "interpretability_report"
 HERE = Path(__file__).parent
 SCRIPTS = ("report.js", "explorer.js")
 TRAIN, ANALYSE = "python gpt2_summarization.py", "python analyze_latent_space.py"
-TABLE_METRICS = ("kl", "js", "normalized_entropy", "sparsity", "copy_score", "first_token_share", "head_output_norm")
 
 
 @dataclass
@@ -66,13 +64,14 @@ def html(data: RunData, made: Made) -> str:
         script=Markup("\n".join((HERE / name).read_text() for name in SCRIPTS)),
         plotly=_plotly() if plots else "",
         model=_model_name(data),
-        answer=sentences(data),
+        answer=answer.sentences(data),
+        details=answer.details(data),
         facts=facts(data),
         configuration=_flatten(data.info),
         table=table,
         sections=_sections(made),
-        heads=[_head(row) for row in heads],
-        head_columns=[BY_KEY[key] for key in TABLE_METRICS if heads and key in heads[0].numbers],
+        heads=[head_table.head(data, row) for row in heads],
+        head_columns=[BY_KEY[key] for key in head_table.COLUMNS if heads and key in heads[0].numbers],
         grids=_json({picture.name: [_grid(one) for one in picture.grids] for _, picture in made.pictures}),
         explorer=maps and {**vars(maps), "json": _json(maps.packed), "names": maps.packed["heads"]},
         examples=chosen,
@@ -209,32 +208,6 @@ def prose(text: str, known: set[str]) -> Markup:
 
     linked = re.sub(r"([Hh]ead )(\d+\.\d+)\b", link, str(escape(text)))
     return Markup(re.sub(r"(?<![\w-])-(?=\d+\.)", "−", linked).replace(" %", "\u00a0%"))
-
-
-def _head(row: HeadRow) -> dict:
-    numbers = []
-    for metric in METRICS:
-        for key, name in (
-            (metric.key, metric.title),
-            (f"{metric.key}_no_sink", f"{metric.title}, first token removed"),
-        ):
-            if key in row.numbers:
-                numbers.append((name, metric.unit, metric.digits, _cell(row.numbers[key])))
-    return {
-        "name": row.name,
-        "anchor": f"head-{row.layer}-{row.head}",
-        "layer": row.layer,
-        "head": row.head,
-        "numbers": numbers,
-        "cells": {key: _cell(row.numbers[key]) for key in TABLE_METRICS if key in row.numbers},
-        "weights": row.weights,
-    }
-
-
-def _cell(values: tuple) -> dict:
-    base, fine_tuned, change, low, high = values
-    sure = np.isfinite(low) and (low > 0 or high < 0)
-    return {"base": base, "fine_tuned": fine_tuned, "change": change, "low": low, "high": high, "sure": bool(sure)}
 
 
 def _score_table(data: RunData) -> dict:

@@ -1,119 +1,125 @@
-"""The answer in a few sentences whose words change with the numbers."""
+"""The answer in four sentences whose words change with the numbers, and what there is to say beside it."""
 
 import numpy as np
 
 from summlens.figures import causal, controls
 from summlens.figures.heads import BY_KEY
 from summlens.figures.rundata import Missing, RunData, change
-from summlens.figures.scores import main_score, verdict
+from summlens.figures.scores import comparison, label, main_score, verdict
 
 NEGLIGIBLE_BITS = 1e-6  # float32 rounding in a divergence of identical rows
+FLOORS = {"sampling": "the choice of articles", "numerical": "rounding", "seed": "another training seed"}
 
 
-def sentences(data: RunData) -> list[str]:
-    """A few sentences: are the summaries better, than what, what moved inside, is it noise, and is it a cause."""
-    written = [*_scores(data), _heads(data), _noise(data), _control(data), _representations(data), *_cause(data)]
-    return [sentence for sentence in written if sentence]
+def sentences(data: RunData) -> list[tuple[str, str]]:
+    """The four questions, each with its answer in one sentence."""
+    return [
+        ("Are the summaries better?", _better(data)),
+        ("What changed inside?", _changed(data)),
+        ("Is it more than noise?", _noise(data)),
+        ("Does it cause the better summaries?", _cause(data)),
+    ]
 
 
-def _scores(data: RunData) -> list[str]:
+def details(data: RunData) -> list[str]:
+    """What the four sentences leave out, a sentence each."""
+    return [text for text in (_format_alone(data), _width(data), _split(data), _ablated(data), _circuit(data)) if text]
+
+
+def _better(data: RunData) -> str:
     try:
         score = main_score(data)
-        found = [verdict(data, other, score) for other in ("zero_shot", "shuffled-pairs", "lead3")]
+        text = verdict(data, "zero_shot", score)
     except Missing:
-        return ["Whether the summaries became better is unknown: this run has no evaluation."]
-    return found if any(found) else ["The evaluation holds no pair of fine-tuned and zero-shot summaries to compare."]
+        return "Whether the summaries became better is unknown: this run has no evaluation."
+    if not text:
+        return "The evaluation holds no pair of fine-tuned and zero-shot summaries to compare."
+    lead = comparison(data, "fine_tuned", "lead3", score)
+    if lead is None:
+        return text
+    shown = "better" if lead["low"] > 0 else "worse" if lead["high"] < 0 else "not shown to be better or worse"
+    points = f"{lead['difference']:+.1f} [{lead['low']:+.1f}, {lead['high']:+.1f}] points"
+    return f"{text[:-1]}; they are {shown} than {label(data, 'lead3')}, by {points}."
 
 
-def _heads(data: RunData) -> str:
+def _changed(data: RunData) -> str:
     try:
         data.needs_training()
         kl = change(data, BY_KEY["kl"].arrays)
     except Missing:
-        return "What changed inside is unknown: there are not two captures with attention to compare."
+        return "What changed is unknown: there are not two captures with attention to compare."
     values = np.where(np.isfinite(kl.change), kl.change, -np.inf)
     if values.max() < NEGLIGIBLE_BITS:
-        return "Inside, no attention head differs from the base model: every KL divergence is zero."
-    order = np.argsort(-values, axis=None, kind="stable")[: min(3, int(np.isfinite(values).sum()))]
-    places = [np.unravel_index(index, kl.change.shape) for index in order]
-    named = ", ".join(f"head {a}.{b} ({_bits(kl, a, b)})" for a, b in places)
-    text = f"Inside, the heads whose attention moved furthest from base are {named} bits of KL divergence"
-    try:
-        entropy = change(data, BY_KEY["normalized_entropy"].arrays)
-    except Missing:
+        text = "No attention head differs from the base model: every KL divergence is zero"
+    else:
+        order = np.argsort(-values, axis=None, kind="stable")[: min(3, int(np.isfinite(values).sum()))]
+        places = [np.unravel_index(index, kl.change.shape) for index in order]
+        named = [f"head {a}.{b} ({_bits(kl, a, b)})" for a, b in places]
+        listed = " and ".join([", ".join(named[:-1]), named[-1]] if len(named) > 1 else named)
+        text = f"Attention moved furthest from base in {listed}, in bits of KL divergence"
+    same = data.latent_arrays.get("cka/same_layer")
+    if same is None or not np.isfinite(same[0]).any():
         return f"{text}."
-    total = int(np.isfinite(entropy.change).sum())
-    moved = int((entropy.verdict != 0).sum())
-    chance = f"about {0.05 * total:.0f} would by chance alone"
-    if moved <= 0.05 * total:
-        return f"{text}; {moved} of {total} heads changed in normalized entropy, no more than chance allows ({chance})."
-    rose = int((entropy.verdict > 0).sum())
-    return (
-        f"{text}; {moved} of {total} heads changed in normalized entropy beyond their 95 % interval ({chance}), "
-        f"{rose} spreading their attention wider and {moved - rose} narrower."
-    )
+    mean, low, high = same.astype(float)
+    layer = int(np.nanargmin(mean))
+    interval = f"{mean[layer]:.2f} [{low[layer]:.2f}, {high[layer]:.2f}]"
+    if high[layer] >= 0.99:
+        return f"{text}; the representations stayed nearly the same in every layer (CKA nowhere below {interval})."
+    place = "the embeddings" if layer == 0 else f"layer {layer} of {len(mean) - 1}"
+    return f"{text}; the representation of an article changed most at {place} (CKA with base {interval})."
 
 
 def _bits(kl, layer: int, head: int) -> str:
     return f"{kl.change[layer, head]:.3f} [{kl.low[layer, head]:.3f}, {kl.high[layer, head]:.3f}]"
 
 
-def _representations(data: RunData) -> str:
-    same = data.latent_arrays.get("cka/same_layer")
-    if same is None or not np.isfinite(same[0]).any():
-        return ""
-    mean, low, high = same.astype(float)
-    layer = int(np.nanargmin(mean))
-    interval = f"{mean[layer]:.2f} [{low[layer]:.2f}, {high[layer]:.2f}]"
-    place = "the embeddings" if layer == 0 else f"layer {layer} of {len(mean) - 1}"
-    if high[layer] >= 0.99:
-        return f"The representations stayed nearly the same in every layer: CKA is nowhere below {interval}."
-    return f"The representation of an article changed most at {place}, where the CKA with base is {interval}."
-
-
 def _noise(data: RunData) -> str:
     floor = (data.causal or {}).get("noise_floor")
     if not floor:
-        return ""
-    neurons = floor["neurons"]
-    entropy = floor["heads"].get("normalized_entropy")
-    any_head = sum(row["flagged"] for row in floor["heads"].values())
-    if not any_head and not neurons["flagged"]:
-        what = "head and no neuron" if floor["heads"] else "neuron"
-        return f"With false-discovery control and the noise floor, the change is no more than noise: no {what} passes."
-    heads = f"{entropy['flagged']} of {entropy['of']} heads in normalized entropy and " if entropy else ""
-    return (
-        f"Against the noise floor, with false-discovery control, there remain {heads}{neurons['flagged']:,} of "
-        f"{neurons['of']:,} neurons in mean activation."
-    )
+        return "Whether the change is more than noise is not tested in this run."
+    heads, neurons = floor["heads"], floor["neurons"]
+    against = [name for key, name in FLOORS.items() if key in floor["floors"]]
+    listed = " and ".join([", ".join(against[:-1]), against[-1]] if len(against) > 1 else against)
+    named = [
+        f"{heads[metric]['flagged']} of {heads[metric]['of']} heads in {name}"
+        for metric, name in (("kl", "attention KL"), ("normalized_entropy", "normalized entropy"))
+        if heads.get(metric, {}).get("of")
+    ]
+    if not any(row["flagged"] for row in heads.values()) and not neurons["flagged"]:
+        what = "head and no neuron" if heads else "neuron"
+        return (
+            f"It is no more than noise: no {what} changed beyond what {listed} would do, with false-discovery control."
+        )
+    named.append(f"{neurons['flagged']:,} of {neurons['of']:,} neurons in mean activation")
+    counts = ", ".join(named[:-1]) + " and " * (len(named) > 1) + named[-1]
+    text = f"Beyond what {listed} would do, with false-discovery control, there changed {counts}"
+    moved = _movement(data)
+    if moved:
+        text += f"; a control that could learn the format alone moved attention {moved} as far"
+    return f"{text}." if "seed" in floor["floors"] else f"{text}; another training seed was not tried."
 
 
-def _control(data: RunData) -> str:
-    control = controls.named(data)
-    try:
-        return controls.finding(data, control) if control else ""
-    except (KeyError, Missing):
-        return ""
+def _movement(data: RunData) -> str:
+    found = (data.controls or {}).get("controls", {}).get("shuffled-pairs", {}).get("movement")
+    return f"{100 * found['share']:.0f} % [{100 * found['low']:.0f}, {100 * found['high']:.0f}]" if found else ""
 
 
-def _cause(data: RunData) -> list[str]:
+def _cause(data: RunData) -> str:
     if data.causal is None:
-        return [
-            "Whether these heads cause the better summaries is not tested in this run: a head that moved is not yet a "
-            "head that matters."
-        ]
+        return "This is not tested in this run: a head that moved is not yet a head that matters."
     try:
         gain = data.causal["loss"]["gain"]
         if not gain["low"] > 0:
-            return [
+            return (
                 "There is no effect to find causes of: the loss on the probe articles' reference summaries did not "
                 f"fall beyond its interval ({gain['mean']:.3f} [{gain['low']:.3f}, {gain['high']:.3f}] nats a token)."
-            ]
+            )
         if not data.causal["exact"]:
-            return [_estimated(data)]
-        return [sentence for sentence in (_important(data), _ranked(data), _circuit(data)) if sentence]
+            return _estimated(data)
+        ranked = _ranked(data)
+        return f"{_important(data)}; {ranked[0].lower()}{ranked[1:]}" if ranked else f"{_important(data)}."
     except (KeyError, TypeError, Missing):
-        return ["The causal tests of this run cannot be read: run analyze_latent_space.py again."]
+        return "The causal tests of this run cannot be read: run analyze_latent_space.py again."
 
 
 def _estimated(data: RunData) -> str:
@@ -126,23 +132,14 @@ def _estimated(data: RunData) -> str:
 
 
 def _important(data: RunData) -> str:
-    ablated = causal.part(data, "ablation", "mean", "fine_tuned", "heads")
     patched = causal.part(data, "patching", "noising", "heads")
     total, named = causal.numbers(patched, "share").size, int(np.sum(patched["flag"]))
-    text = "No single head of the fine-tuned model matters beyond chance when it is ablated"
-    if np.any(ablated["flag"]):
-        place = causal.strongest(ablated, "mean")
-        text = (
-            f"The fine-tuned model depends most on head {place[0]}.{place[1]}: without it the loss on the reference "
-            f"summary rises by {causal.quoted(ablated, 'mean', place)} nats a token"
-        )
     if not named:
-        return f"{text}; no single head carries any of the gain beyond chance when base's output is put back."
+        return f"None of the {total} heads alone carries any of the gain beyond chance when base's output is put back"
     place = causal.strongest(patched, "share")
     return (
-        f"{text}; of what fine-tuning gained, head {place[0]}.{place[1]} carries most: with base's output in its "
-        f"place {causal.quoted(patched, 'share', place, 100, 1)} % is lost ({named} of {total} heads change it beyond "
-        "chance)."
+        f"Of what fine-tuning gained, head {place[0]}.{place[1]} carries most: with base's output in its place "
+        f"{causal.quoted(patched, 'share', place, 100, 1)} % is lost ({named} of {total} heads change it beyond chance)"
     )
 
 
@@ -153,8 +150,56 @@ def _ranked(data: RunData) -> str:
     return causal.verdict(causal.correlation(data, moved, "noising"), causal.MOVED[moved][0]) if moved else ""
 
 
+def _format_alone(data: RunData) -> str:
+    try:
+        return verdict(data, "shuffled-pairs", main_score(data))
+    except Missing:
+        return ""
+
+
+def _width(data: RunData) -> str:
+    """How many heads look wider and narrower than before."""
+    try:
+        data.needs_training()
+        entropy = change(data, BY_KEY["normalized_entropy"].arrays)
+    except Missing:
+        return ""
+    total = int(np.isfinite(entropy.change).sum())
+    told = ~entropy.uncertain & np.isfinite(entropy.change)
+    by = "noise floor" if entropy.above_noise is not None else "95 % interval"
+    wider, narrower = int((told & (entropy.change > 0)).sum()), int((told & (entropy.change < 0)).sum())
+    if not wider + narrower:
+        return f"None of {total} heads spreads its attention wider or narrower beyond its {by} (normalized entropy)."
+    return (
+        f"Of {total} heads {wider} spread their attention wider and {narrower} narrower, beyond their {by} (normalized "
+        "entropy)."
+    )
+
+
+def _split(data: RunData) -> str:
+    control = controls.named(data)
+    try:
+        return controls.finding(data, control) if control else ""
+    except (KeyError, Missing):
+        return ""
+
+
+def _ablated(data: RunData) -> str:
+    try:
+        ablated = causal.part(data, "ablation", "mean", "fine_tuned", "heads")
+    except Missing:
+        return ""
+    if not np.any(ablated["flag"]):
+        return "No single head of the fine-tuned model matters beyond chance when it is ablated."
+    place = causal.strongest(ablated, "mean")
+    return (
+        f"The fine-tuned model depends most on head {place[0]}.{place[1]}: without it the loss on the reference "
+        f"summary rises by {causal.quoted(ablated, 'mean', place)} nats a token."
+    )
+
+
 def _circuit(data: RunData) -> str:
-    found = data.causal.get("circuit")
+    found = (data.causal or {}).get("circuit")
     if not found:
         return ""
     greedy = found["greedy"]
