@@ -6,17 +6,20 @@ every metric with its sink-free form over both sets of positions, for one articl
 12 heads of 64, random weights) on the CPU, of one model and of two (then also KL and JS), and must agree. Each run is
 a process of its own, so that peaks do not mix. Memory is counted above what models and libraries take, forward passes
 included, in a run whose C library gives freed memory back at once (it would count as used, and costs time). Time is
-the processor's, so that a busy machine distorts the ratio little, the best of some runs that alternate; this way's
-includes the product of queries and keys, which the straightforward way gets with its maps.
+the clock's, with as many threads as --threads on both sides (NumPy's loops use one), the best of some runs that
+alternate; this way's includes the product of queries and keys, which the straightforward way gets with its maps.
 
-    python benchmarks/attention_statistics.py [--tokens 1024] [--lengths 1024 2048 4096 8192 16384] [--repeats 1]
+    python benchmarks/attention_statistics.py [--tokens 1024] [--lengths 1024 2048 4096 8192 16384] [--repeats 3]
 
 The last line is JSON: time_ratio (of the statistics, one model) and memory_ratio, the straightforward way over this
-one (goals: 10 and 8); total_time_ratio includes the forward passes.
+one (goals: 10 and 8); cpu_time_ratio is of the processor's time, total_time_ratio of the clock's with the forward
+passes; memory_growth is the exponent of tokens with which the peak grew from the second longest length to the longest
+(1 = in a straight line; maps grow with 2).
 """
 
 import argparse
 import json
+import math
 import os
 import subprocess
 import sys
@@ -74,7 +77,7 @@ def resident() -> int:
 
 def streaming(length: int, models: int) -> dict:
     """This project's way: the queries and keys of a forward pass, in blocks."""
-    tokens, numbers, seconds, waiting = article(length), {}, 0.0, {}
+    tokens, numbers, seconds, waiting = article(length), {}, np.zeros(2), {}
     model, base = (random_gpt2(length, "sdpa", seed) for seed in (0, 1))
 
     def keep(layer, *projected):
@@ -82,23 +85,23 @@ def streaming(length: int, models: int) -> dict:
 
     def observe(layer, *projected):
         nonlocal seconds
-        start = time.process_time()
+        start = clocks()
         statistics = attention_statistics(Projected(*projected), [tokens], waiting.pop(layer, None))
         for name, values in statistics.items():
             numbers.setdefault(name, []).append(values[0].numpy())
-        seconds += time.process_time() - start
+        seconds += clocks() - start
 
     real = torch.ones(1, length, dtype=torch.bool)
     forward(model, tokens.ids[:32])  # what libraries set up once is not counted
     with Peak() as peak:
-        start = time.process_time()
+        start = clocks()
         if models == 2:
             with observed_attention(architecture(base), real, keep):
                 forward(base, tokens.ids)
         with observed_attention(architecture(model), real, observe):
             forward(model, tokens.ids)
-        total = time.process_time() - start
-    return {"seconds": seconds, "total": total, "bytes": peak.bytes, "numbers": means(numbers)}
+        total = clocks() - start
+    return times(seconds, total) | {"bytes": peak.bytes, "numbers": means(numbers)}
 
 
 def straightforward(length: int, models: int) -> dict:
@@ -107,22 +110,36 @@ def straightforward(length: int, models: int) -> dict:
     model, base = (random_gpt2(length, "eager", seed) for seed in (0, 1))
     forward(model, tokens.ids[:32])
     with Peak() as peak:
-        start = time.process_time()
+        start = clocks()
         maps = forward(model, tokens.ids, output_attentions=True).attentions
         if models == 2:
             base_maps = forward(base, tokens.ids, output_attentions=True).attentions
-        begin = time.process_time()
+        begin = clocks()
+        t = np.arange(length, dtype=np.float32)
+        distance = np.maximum(t[:, None] - t[None, :], 0)
         for layer, base_layer in zip(maps, base_maps, strict=True):
             values = [
                 head_statistics(
-                    layer[0, head].numpy(), tokens, None if base_layer is None else base_layer[0, head].numpy()
+                    layer[0, head].numpy(),
+                    tokens,
+                    distance,
+                    None if base_layer is None else base_layer[0, head].numpy(),
                 )
                 for head in range(HEADS)
             ]
             for name in values[0]:
                 numbers.setdefault(name, []).append(np.array([one[name] for one in values]))
-        end = time.process_time()
-    return {"seconds": end - begin, "total": end - start, "bytes": peak.bytes, "numbers": means(numbers)}
+        end = clocks()
+    return times(end - begin, end - start) | {"bytes": peak.bytes, "numbers": means(numbers)}
+
+
+def clocks() -> np.ndarray:
+    """Seconds of the clock on the wall, and of the processor."""
+    return np.array([time.perf_counter(), time.process_time()])
+
+
+def times(statistics: np.ndarray, total: np.ndarray) -> dict:
+    return {"seconds": statistics[0], "cpu_seconds": statistics[1], "total": total[0]}
 
 
 def forward(model: GPT2LMHeadModel, ids: torch.Tensor, **options):
@@ -130,11 +147,12 @@ def forward(model: GPT2LMHeadModel, ids: torch.Tensor, **options):
         return model.transformer(ids[None], use_cache=False, **options)
 
 
-def head_statistics(p: np.ndarray, tokens: Tokens, base: np.ndarray | None = None) -> dict[str, float]:
-    """Every metric of one head's map (T, T), vectorised over the map as a notebook would."""
+def head_statistics(
+    p: np.ndarray, tokens: Tokens, distance: np.ndarray, base: np.ndarray | None = None
+) -> dict[str, float]:
+    """Every metric of one head's map (T, T), vectorised over the map as a notebook would; distance: (T, T)."""
     length, ids = len(p), tokens.ids.numpy()
     t = np.arange(length)
-    causal, earlier = t[None, :] <= t[:, None], t[:, None] - t[None, :]
     rows = {"first_token_share": p[:, 0]}
     article_tokens = set(ids[tokens.article_start : tokens.article_stop].tolist())
     for form, first in (("", 0), ("_no_sink", 1)):
@@ -161,7 +179,7 @@ def head_statistics(p: np.ndarray, tokens: Tokens, base: np.ndarray | None = Non
             "previous_token_share": previous,
             "article_share": q[:, tokens.article_start : tokens.article_stop].sum(-1),
             "summary_share": q[:, tokens.prompt_length :].sum(-1),
-            "distance": (q * earlier * causal).sum(-1),
+            "distance": (q * distance).sum(-1),
             "copy_score": copy,
         }
         if base is not None:
@@ -179,6 +197,8 @@ def head_statistics(p: np.ndarray, tokens: Tokens, base: np.ndarray | None = Non
 
 def without(p: np.ndarray, first: int) -> np.ndarray:
     """The map without its first keys, the rest of each row renormalised."""
+    if not first:
+        return p
     q = p.copy()
     q[:, :first] = 0
     with np.errstate(invalid="ignore"):
@@ -212,7 +232,8 @@ def compare(options: argparse.Namespace, models: int) -> dict:
         for name, way in ways.items():
             runs[name].append(measure(way, options.tokens, models, options.threads, tight=False))
     theirs, ours = (
-        {key: min(one[key] for one in several) for key in ("seconds", "total")} for several in runs.values()
+        {key: min(one[key] for one in several) for key in ("seconds", "cpu_seconds", "total")}
+        for several in runs.values()
     )
     for one, way in zip((theirs, ours), ways.values(), strict=True):
         one["bytes"] = measure(way, options.tokens, models, options.threads, tight=True)["bytes"]
@@ -228,18 +249,29 @@ def compare(options: argparse.Namespace, models: int) -> dict:
         )
     return {
         "time_ratio": round(theirs["seconds"] / ours["seconds"], 2),
+        "cpu_time_ratio": round(theirs["cpu_seconds"] / ours["cpu_seconds"], 2),
         "total_time_ratio": round(theirs["total"] / ours["total"], 2),
         "memory_ratio": round(theirs["bytes"] / ours["bytes"], 2),
         "largest_relative_difference": worst,
     }
 
 
+def exponent(growth: dict[int, float]) -> float | None:
+    """The power of the length with which memory grew between the two longest lengths."""
+    if len(growth) < 2:
+        return None
+    (shorter, less), (longer, more) = sorted(growth.items())[-2:]
+    return round(math.log(more / less) / math.log(longer / shorter), 2)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tokens", type=int, default=1024, help="length of the article that the ways are compared on")
-    parser.add_argument("--lengths", type=int, nargs="*", default=[1024, 2048], help="lengths for memory's growth")
-    parser.add_argument("--repeats", type=int, default=1, help="runs of each way; the best counts")
-    parser.add_argument("--threads", type=int, default=1, help="processor threads (NumPy uses one)")
+    parser.add_argument(
+        "--lengths", type=int, nargs="*", default=[1024, 2048, 4096, 8192, 16384], help="lengths for memory's growth"
+    )
+    parser.add_argument("--repeats", type=int, default=3, help="runs of each way; the best counts")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="processor threads (NumPy's loops use one)")
     parser.add_argument("--way", choices=["streaming", "straightforward"], help=argparse.SUPPRESS)
     parser.add_argument("--models", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -267,6 +299,7 @@ def main() -> None:
                 "tokens": options.tokens,
                 "threads": options.threads,
                 "mebibytes_by_tokens": growth,
+                "memory_growth": exponent(growth),
             }
         )
     )

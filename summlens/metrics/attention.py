@@ -14,6 +14,7 @@ weight and every logarithm is already in the unit of the metrics.
 
 import math
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -105,7 +106,8 @@ def attention_statistics(
     no row at all is NaN. A share of an empty region is 0. Computed in float32 whatever the inputs' type; per-query
     values are averaged in float64. Memory grows with T.
     """
-    collected = {f"{name}/{where}": [] for where in positions for name in metric_names(base is not None)}
+    names = metric_names(base is not None)
+    means = []  # of an example: (positions, metrics, H)
     for index, tokens in enumerate(batch):
         rows = row_statistics(
             _own(model, index, tokens),
@@ -114,11 +116,12 @@ def attention_statistics(
             queries=tokens.queries("all" if "all" in positions else "summary"),
             block_elements=block_elements,
         )
-        rows = {name: values.cpu().double() for name, values in rows.items()}
-        for where in positions:
-            for name, values in rows.items():
-                collected[f"{name}/{where}"].append(values[:, tokens.queries(where)].nanmean(-1).float())
-    return {key: torch.stack(values) for key, values in collected.items()}
+        values = torch.stack([rows[name] for name in names]).cpu()  # one transfer an example
+        means.append(
+            torch.stack([values[..., tokens.queries(where)].nanmean(-1, dtype=torch.float64) for where in positions])
+        )
+    by_key = torch.stack(means, dim=2).float()
+    return {f"{name}/{where}": by_key[p, m] for p, where in enumerate(positions) for m, name in enumerate(names)}
 
 
 def row_statistics(
@@ -139,7 +142,7 @@ def row_statistics(
     if block_elements is None:
         block_elements = 2**20 if device.type == "cpu" else 2**24  # about the cache; enough to fill a GPU
     most_rows = max(16, block_elements // 2**14)  # of a block: few, as its scores above the diagonal are thrown away
-    targets = _copied_targets(tokens).to(device)
+    ids, targets = tokens.ids.to(device), _copied_targets(tokens).to(device)
     queries = queries or slice(0, length)
     sums: dict[str, Tensor] = {}
     # A block takes as many key heads, with the query heads that read them, as leave it room for 32 rows.
@@ -158,7 +161,7 @@ def row_statistics(
             stop = min(queries.stop, start + min(max(16, rows), most_rows))
             block = _Block.of(own, start, stop, scratch[:, 0])
             values = {} if other is None else _two_models(block, _Block.of(other, start, stop, scratch[:, 1]))
-            values |= _sums(block, tokens, targets)
+            values |= _sums(block, tokens, ids, targets)
             for name, value in values.items():
                 sums.setdefault(name, torch.full((heads, length), math.nan, device=device))[chosen, start:stop] = value
             start = stop
@@ -197,6 +200,7 @@ class _Block:
     """
 
     t: Tensor
+    start: int
     scores: Tensor
     weights: Tensor
     total: Tensor
@@ -217,7 +221,7 @@ class _Block:
         scores[:, :, start:].masked_fill_(t > t[:, None], _MASKED)
         peak = scores.amax(-1)
         torch.exp2(scores.sub_(peak[..., None]), out=weights)
-        return cls(t, scores, weights, weights.sum(-1), sink_scores - peak)
+        return cls(t, start, scores, weights, weights.sum(-1), sink_scores - peak)
 
 
 def _split(total: Tensor, sink_scores: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -235,20 +239,20 @@ def _copied_targets(tokens: Tokens) -> Tensor:
     return copied
 
 
-def _sums(block: _Block, tokens: Tokens, targets: Tensor) -> dict[str, Tensor]:
+def _sums(block: _Block, tokens: Tokens, ids: Tensor, targets: Tensor) -> dict[str, Tensor]:
     """What `_one_model` needs of a block's rows: {name: (H, R)}, sums over the keys of weights times something.
 
     `rank` is sum_i sum_j>i min(w_i, w_j) = sum_j d_j w_j, d_j the number of entries larger than w_j (zeros rank last
     and add nothing); `beside_sink` is sum_j min(w_0, w_j) for the sink's weight w_0. Uses up the block's
     scores and weights.
     """
-    t, scores, weights = block.t, block.scores, block.weights
-    start, keys = int(t[0]), weights.shape[-1]
+    t, start, scores, weights = block.t, block.start, block.scores, block.weights
+    keys = weights.shape[-1]
     key = torch.arange(keys, device=t.device, dtype=torch.float32)
     copied = torch.zeros_like(block.total)
     first = max(start, tokens.prompt_length - 1) - start
     if first < len(t):
-        same = tokens.ids[:keys].to(t.device) == targets[start + first : start + len(t), None]
+        same = ids[:keys] == targets[start + first : start + len(t), None]
         copied[:, first:] = (weights[:, first:] * same).sum(-1)
     return {
         "total": block.total,
@@ -337,8 +341,14 @@ def _jensen_shannon(p: Tensor, q: Tensor, ratio: Tensor) -> Tensor:
 
 
 def _sort(values: Tensor) -> Tensor:
-    """Ascending along the last axis, in place where NumPy's sort (vectorised, several times faster) can be used."""
+    """Ascending along the last axis; values: (..., K), contiguous and not negative. Uses up `values`.
+
+    On the CPU by NumPy, whose sort is vectorised, in place, as integers: positive floats are in the order of their
+    bits, and integers need no search for NaN. Rows are shared between as many threads as torch has.
+    """
     if values.device.type != "cpu":
         return values.sort(-1).values
-    values.numpy().sort(axis=-1)
+    parts = values.view(torch.int32).flatten(0, -2).tensor_split(torch.get_num_threads())
+    with ThreadPoolExecutor(len(parts)) as pool:
+        list(pool.map(lambda part: part.numpy().sort(axis=-1), parts))
     return values
