@@ -4,4 +4,4 @@ set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 python="$("$here/setup_environment.sh" --dev --print-python)"
 cd "$here"
-exec "$python" -m pytest -n auto --maxprocesses 4 --dist loadfile "$@"
+exec "$python" -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder "$@"

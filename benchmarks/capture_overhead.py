@@ -122,9 +122,8 @@ def main() -> None:
     captures = 2 + steps // CAPTURE_STEPS
     overhead = (MOST_WHOLE * whole + (captures - MOST_WHOLE) * slim) / (steps * step)
     print(f"tokens a step {tokens_of(batch):,} (run: {tokens_of(some_batch):,})  step {step:8.2f} s")
-    print(
-        f"tokens a capture {tokens_of(probe):,} (run: {tokens_of(some_probe):,})  slim {slim:8.2f} s  whole {whole:8.2f} s"
-    )
+    run = tokens_of(some_probe)
+    print(f"tokens a capture {tokens_of(probe):,} (run: {run:,})  slim {slim:8.2f} s  whole {whole:8.2f} s")
     print(f"{steps:,} steps, {captures} captures: capturing adds {100 * overhead:.2f} %")
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
     print(
