@@ -61,7 +61,7 @@ def draw_figures(data, catalogue, wanted: set[str], formats: tuple[str, ...], ma
             try:
                 picture = entry.draw(data)
             except figures.Missing as reason:
-                made.missing.append((entry.title, str(reason), entry.command))
+                made.missing.append((entry.title, str(reason), reason.command or entry.command))
                 continue
             made.pictures.append((entry, picture))
             made.files += figures.save(picture, data.run.visualizations, formats)

@@ -156,6 +156,10 @@ def test_what_a_run_left_out_is_missing_with_its_own_reason(data):
     data.causal["left_out"]["circuit"] = "restoring all heads recovers nothing"
     with pytest.raises(Missing, match="restoring all heads recovers nothing"):
         causal.circuit(data)
+    data.causal["exact"] = False
+    with pytest.raises(Missing) as missing:
+        causal.circuit(data)
+    assert missing.value.command == "python analyze_latent_space.py --causal exact"
     data.causal = None
     for entry in figures.CATALOGUE:
         if entry.section == "causes" and not entry.name.startswith("controls"):

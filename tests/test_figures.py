@@ -433,6 +433,17 @@ def test_a_damaged_base_is_named(tmp_path):
     assert "step_000000.json is damaged" in problems[0] and problems[1].endswith("base means step 20 here")
 
 
+def test_analyses_of_two_pairs_of_models_are_not_taken_for_one(tmp_path):
+    run = synthetic_run.write(tmp_path, 2, 2, steps=2)
+    found = {name: run.read_json(name) for name in ("latent_space.json", "causal.json")}
+    for name, tuned in (("latent_space.json", "runs/a"), ("causal.json", "runs/b")):
+        run.write_json(name, {**found[name], "base": "gpt2", "fine_tuned": tuned})
+    (problem,) = figures.load(run).problems
+    assert "latent_space.json compares gpt2 with runs/a and causal.json compares gpt2 with runs/b" in problem
+    run.write_json("causal.json", {**found["causal.json"], "base": "gpt2", "fine_tuned": "runs/a"})
+    assert figures.load(run).problems == []
+
+
 def test_another_schema_version_is_one_line(tmp_path):
     run = synthetic_run.write(tmp_path, steps=2)
     path = run.metrics / "run.json"

@@ -31,7 +31,9 @@ def part(data: RunData, *path: str) -> dict:
     found = data.causal
     for key in path:
         if key not in found:
-            raise Missing((data.causal.get("left_out") or {}).get(path[0], f"causal.json holds no {'/'.join(path)}"))
+            exact = None if data.causal.get("exact", True) else "python analyze_latent_space.py --causal exact"
+            left_out = data.causal.get("left_out") or {}
+            raise Missing(left_out.get(path[0], f"causal.json holds no {'/'.join(path)}"), exact)
         found = found[key]
     return found
 

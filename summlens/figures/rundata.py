@@ -15,7 +15,11 @@ RESAMPLES, SEED = 1000, 0
 
 
 class Missing(Exception):
-    """A figure's data are not in this run; the text says which."""
+    """A figure's data are not in this run; the text says which, `command`, where not the usual one, what makes them."""
+
+    def __init__(self, reason: str, command: str | None = None):
+        super().__init__(reason)
+        self.command = command
 
 
 @dataclass
@@ -115,7 +119,21 @@ def load(run: Run, progress=lambda steps: steps, changed_neurons: int = 24) -> R
     present = run.has("predictions.jsonl")
     data.predictions = _optional(data, lambda: list(run.read_predictions()), present) or []
     _load_steps(data, progress, changed_neurons)
+    data.problems += _other_pairs(data)
     return data
+
+
+def _other_pairs(data: RunData) -> list[str]:
+    """A line where the analyses of one report are of different pairs of models."""
+    pairs = {
+        file: (found.get("base"), found.get("fine_tuned"))
+        for file, found in (("latent_space.json", data.latent), ("causal.json", data.causal))
+        if found and "(saved vectors)" not in str(found.get("fine_tuned"))
+    }
+    if len(set(pairs.values())) < 2:
+        return []
+    named = " and ".join(f"{file} compares {base} with {tuned}" for file, (base, tuned) in pairs.items())
+    return [f"{named}: run analyze_latent_space.py again for one pair of models"]
 
 
 def _optional(data: RunData, read, present: bool):

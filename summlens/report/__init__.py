@@ -96,7 +96,7 @@ def _part(make, missing: list, name: str, command: str, otherwise):
     try:
         return make()
     except Missing as reason:
-        missing.append((name, str(reason), command))
+        missing.append((name, str(reason), reason.command or command))
         return otherwise
 
 
