@@ -181,7 +181,7 @@ def test_head_table_ranks_by_kl_and_opens_every_number(page, data):
 
 def test_sentences_link_the_heads_they_name():
     assert report.prose("head 2.0 fell by -0.5 bits; head 1.1 <b>", {"2.0"}) == (
-        'head <a href="#head-2-0">2.0</a> fell by −0.5 bits; head 1.1 &lt;b&gt;'
+        'head\u00a0<a href="#head-2-0">2.0</a> fell by −0.5 bits; head\u00a01.1 &lt;b&gt;'
     )
 
 

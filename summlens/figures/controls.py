@@ -131,4 +131,4 @@ def _against(axes, kl: Split) -> None:
     end = float(np.nanmax([kl.total[0], kl.format[0], np.full(kl.flag.shape, 1e-9)]))
     axes.plot([0, end], [0, end], color=MUTED, linewidth=0.8, linestyle="--")
     axes.set(xlabel="total (bits)", ylabel="format (bits)")
-    axes.legend(loc="upper left")
+    axes.legend(loc="best")

@@ -200,11 +200,12 @@ def _smaller(svg: str) -> str:
 
 
 def prose(text: str, known: set[str]) -> Markup:
-    """`text` with every "head 3.1" of the head table linked, true minus signs, and no line break before %."""
+    """`text` with every "head 3.1" of the head table linked, true minus signs, and no line break before % or a head."""
 
     def link(match: re.Match) -> str:
         anchor = match[2].replace(".", "-")
-        return f'{match[1]}<a href="#head-{anchor}">{match[2]}</a>' if match[2] in known else match[0]
+        word = match[1].replace(" ", "\u00a0")
+        return f'{word}<a href="#head-{anchor}">{match[2]}</a>' if match[2] in known else word + match[2]
 
     linked = re.sub(r"([Hh]ead )(\d+\.\d+)\b", link, str(escape(text)))
     return Markup(re.sub(r"(?<![\w-])-(?=\d+\.)", "−", linked).replace(" %", "\u00a0%"))
