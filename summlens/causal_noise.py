@@ -23,6 +23,7 @@ articles: those of a head are flagged where they moved further than the seeds' l
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 from scipy.stats import ttest_rel
@@ -61,6 +62,15 @@ def above_noise(
         "heads": {},
         "layers": {},
     }
+    measured = {
+        key: replace(
+            floor,
+            pairs=[(numbers(one), numbers(other)) for one, other in floor.pairs],
+            start=numbers(floor.start),
+            ends=[numbers(end) for end in floor.ends],
+        )
+        for key, floor in floors.items()
+    }
     arrays = {}
     for name, (base, fine_tuned) in pairs.items():
         # An article may have no value at all: a copy score without a copied word.
@@ -69,7 +79,7 @@ def above_noise(
         distances, against = {}, []
         if not _DIVERGENCE.fullmatch(name):
             distances["sampling"] = halves(base, seed=seed)
-        for key, floor in floors.items():
+        for key, floor in measured.items():
             between = [one for one in (_between(name, *pair, known) for pair in floor.pairs) if one is not None]
             if between:
                 distances[key] = np.max([np.abs(one.mean(axis=0)) for one in between], axis=0)
@@ -80,7 +90,8 @@ def above_noise(
         p_values = _p_values(name, base, fine_tuned, against, seed)
         flag = discoveries(p_values)
         for key, distance in distances.items():
-            ends = [_between(name, end, floors[key].start, known) for end in floors[key].ends] if key in floors else []
+            floor = measured.get(key)
+            ends = [_between(name, end, floor.start, known) for end in floor.ends] if floor else []
             changes = [size, *(np.abs(one.mean(axis=0)) for one in ends if one is not None)]
             with np.errstate(invalid="ignore"):
                 flag &= np.min(changes, axis=0) > distance
@@ -99,11 +110,11 @@ def above_noise(
 
 
 def _between(name: str, one: Mapping, other: Mapping, known: np.ndarray) -> np.ndarray | None:
-    """(A, ...) of the known articles: how far the first capture lies from the second; None where it was not measured.
+    """(A, ...) of the known articles: how far the `numbers` of a capture lie from another's; None where not measured.
 
     A divergence is that distance itself.
     """
-    number, against = numbers(one).get(name), numbers(other).get(name)
+    number, against = one.get(name), other.get(name)
     if number is None or against is None:
         return None
     distance = number if _DIVERGENCE.fullmatch(name) else number - against

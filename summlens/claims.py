@@ -30,6 +30,7 @@ import numpy as np
 from summlens.artifacts import Run
 from summlens.config import parse_command_line
 from summlens.errors import UserError, one_line_errors
+from summlens.metrics.representation import bootstrap_counts
 from summlens.metrics.statistics import bootstrap_interval, paired_bootstrap, randomisation_test
 from summlens.selection import parse
 
@@ -260,8 +261,7 @@ def _scores(run: Run) -> np.ndarray:
 
 def _resampled(values: np.ndarray, resamples: int) -> np.ndarray:
     """Means of (A, K) over the articles as drawn with replacement: (resamples, K). The draws depend on A alone."""
-    articles = len(values)
-    return np.random.default_rng(0).multinomial(articles, [1 / articles] * articles, resamples) @ values / articles
+    return bootstrap_counts(len(values), resamples, seed=0) @ values / len(values)
 
 
 def _listed(layers: tuple[int, ...]) -> str:

@@ -22,7 +22,7 @@ import numpy as np
 
 from summlens import data, processes, trainable, training
 from summlens.artifacts import Run
-from summlens.config import CONTROLS, Config
+from summlens.config import CONTROLS, SEED, Config
 from summlens.estimate import GIB, LOGIT_BYTES
 from summlens.experiment import Experiment, state_of
 
@@ -88,7 +88,7 @@ def describe(name: str) -> str:
 
 
 def _seed(name: str) -> int:
-    return int(name.removeprefix("seed-"))
+    return int(name.removeprefix(SEED))
 
 
 def _record(companion: Experiment, name: str, state: str) -> None:

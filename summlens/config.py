@@ -16,6 +16,7 @@ from summlens.errors import UserError
 
 PROJECT = Path(__file__).resolve().parent.parent
 CONTROLS = ("shuffled-pairs", "language-model")
+SEED = "seed-"  # how the name of a fine-tune with another seed begins
 
 
 def _value(default, help: str, unit: str = "", *, choices: tuple = (), positive: bool = False):
@@ -108,7 +109,7 @@ class Config:
     @property
     def companions(self) -> list[str]:
         """The names of the fine-tunes that the run is to be compared with."""
-        return [*self.controls, *(f"seed-{self.seed + further}" for further in range(1, self.seeds))]
+        return [*self.controls, *(f"{SEED}{self.seed + further}" for further in range(1, self.seeds))]
 
     @property
     def template(self) -> str:

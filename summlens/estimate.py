@@ -18,7 +18,6 @@ Controls and further seeds take the time again, each a model and captures, and w
 """
 
 import copy
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -29,7 +28,7 @@ from summlens import data, models, processes, trainable
 from summlens.artifacts import is_whole
 from summlens.capture import architecture
 from summlens.config import Config
-from summlens.experiment import duration, optimiser_steps
+from summlens.experiment import duration, optimiser_steps, seconds_of_pass
 from summlens.metrics.attention import metric_names
 
 # CNN/DailyMail 3.0.0: articles a split, and the means of GPT-2's tokenizer in a window of 1,024 tokens.
@@ -222,18 +221,8 @@ def measured_speed(model_config: PreTrainedConfig, config: Config, length: int, 
     if getattr(one, "layer_types", None):
         one.layer_types = one.layer_types[:1]
     device = models.device()
-    dtype = models.training_dtype(config.precision, device)
     model = AutoModelForCausalLM.from_config(one).to(device).train()
     ids = torch.randint(model.get_input_embeddings().num_embeddings, (config.batch_size, length), device=device)
-    kept = torch.arange(length - targets, length, device=device)
-    seconds = []
-    for _ in range(3):  # the first pass warms up
-        started = time.perf_counter()
-        with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
-            logits = model(input_ids=ids, logits_to_keep=kept, use_cache=False).logits
-            loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), ids[:, kept].flatten())
-        loss.backward()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - started)
+    queries = torch.arange(length - targets - 1, length - 1, device=device)
+    seconds = [seconds_of_pass(model, ids, queries, config.precision) for _ in range(3)]  # the first warms up
     return operations(shape_of(one), [length] * config.batch_size, targets) / min(seconds)

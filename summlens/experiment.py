@@ -274,19 +274,24 @@ def _training_tokens_per_second(experiment: Experiment) -> float:
     typical = experiment.train[np.argsort(data.lengths(experiment.train))[len(experiment.train) // 2]]
     ids = torch.tensor([typical.input_ids] * experiment.config.batch_size, device=device)
     targets = torch.tensor(typical.queries, device=device)  # logits of every token would not fit where training does
-    dtype = models.training_dtype(experiment.config.precision, device)
-    seconds = 0.0
-    for some in (ids[:1], ids):  # the first pass warms up
-        started = time.perf_counter()
-        with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
-            logits = model(input_ids=some, logits_to_keep=targets, use_cache=False).logits
-            loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), some[:, targets + 1].flatten())
-        loss.backward()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        seconds = time.perf_counter() - started
+    seconds_of_pass(model, ids[:1], targets, experiment.config.precision)  # warms up
+    seconds = seconds_of_pass(model, ids, targets, experiment.config.precision)
     model.zero_grad(set_to_none=True)
     return ids.numel() / seconds
+
+
+def seconds_of_pass(model, ids: torch.Tensor, queries: torch.Tensor, precision: str) -> float:
+    """Seconds of one forward and backward pass over ids (B, T), with logits at the positions `queries` alone."""
+    device = ids.device
+    dtype = models.training_dtype(precision, device)
+    started = time.perf_counter()
+    with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
+        logits = model(input_ids=ids, logits_to_keep=queries, use_cache=False).logits
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), ids[:, queries + 1].flatten())
+    loss.backward()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
 
 
 def last_words(experiment: Experiment, evaluation: dict) -> None:

@@ -20,11 +20,10 @@ from torch import Tensor, nn
 from summlens import models
 from summlens.artifacts import Run
 from summlens.capture import capture, weight_change
+from summlens.config import SEED
 from summlens.data import Example
 
 log = logging.getLogger(__name__)
-
-SEED = "seed-"  # how the names of a run's companions of other seeds begin
 
 
 @dataclass(frozen=True)

@@ -86,14 +86,19 @@ def finding(data: RunData, control: str) -> str:
     kl = split(data, control, "kl")
     further = int((kl.flag & (kl.task[0] > 0)).sum())
     nearer = int((kl.flag & (kl.task[0] < 0)).sum())
-    movement = data.controls["controls"][control]["movement"]
-    share = f"{100 * movement['share']:.0f} % [{100 * movement['low']:.0f}, {100 * movement['high']:.0f}]"
     none = "no part is shown to be the task's own"
+    share = movement(data, control)
     text = f"The {control} control moved attention {share} as far as the real fine-tune (KL over all heads)"
     if not further + nearer:
         return f"{text}; no head's movement differs from the control's beyond chance: {none}."
     also = f", and {nearer} less far" if nearer else ""
     return f"{text}; {further} of {kl.flag.size} heads moved further than the format explains{also}."
+
+
+def movement(data: RunData, control: str) -> str:
+    """The control's movement in % of fine-tuned's, with its interval, as it stands in a sentence."""
+    found = data.controls["controls"][control]["movement"]
+    return f"{100 * found['share']:.0f} % [{100 * found['low']:.0f}, {100 * found['high']:.0f}]"
 
 
 def _below(data: RunData, metric: str, part: str, parts: Split) -> np.ndarray:

@@ -49,14 +49,7 @@ def cells(axes, values: np.ndarray, **options):
 def draw_matrix(axes, values: np.ndarray, **options):
     """Draw (rows, columns) values as one cell each, row 0 on top, with a cross where a value is missing."""
     rows, columns = values.shape
-    mesh = axes.pcolormesh(
-        np.arange(columns + 1) - 0.5,
-        np.arange(rows + 1) - 0.5,
-        np.ma.masked_invalid(values),
-        rasterized=values.size > RASTER_CELLS,
-        clip_on=False,  # the cells end where the axes do, and each would name its clip path in the SVG
-        **options,
-    )
+    mesh = _mesh(axes, values, **options)
     y, x = np.nonzero(~np.isfinite(values))
     if y.size:
         axes.scatter(x, y, marker="x", s=14, linewidths=0.8, color=MUTED)
@@ -82,12 +75,16 @@ def rows_of(panels) -> None:
 
 def cells_over(axes, mask: np.ndarray) -> None:
     """Grey the cells where `mask` is 1 (NaN elsewhere)."""
-    rows, columns = mask.shape
-    axes.pcolormesh(
+    _mesh(axes, mask, cmap=ListedColormap([UNCERTAIN]))
+
+
+def _mesh(axes, values: np.ndarray, **options):
+    rows, columns = values.shape
+    return axes.pcolormesh(
         np.arange(columns + 1) - 0.5,
         np.arange(rows + 1) - 0.5,
-        np.ma.masked_invalid(mask),
-        cmap=ListedColormap([UNCERTAIN]),
-        rasterized=mask.size > RASTER_CELLS,
-        clip_on=False,
+        np.ma.masked_invalid(values),
+        rasterized=values.size > RASTER_CELLS,
+        clip_on=False,  # the cells end where the axes do, and each would name its clip path in the SVG
+        **options,
     )

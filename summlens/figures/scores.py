@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from summlens.config import CONTROLS
+from summlens.config import CONTROLS, SEED
 from summlens.figures.picture import Picture, new_figure
 from summlens.figures.rundata import Missing, RunData
 from summlens.figures.style import ACCENT, BASE, CATEGORIES, MUTED
@@ -170,13 +170,13 @@ def scores(data: RunData) -> Picture:
 
 
 def _color(system: str) -> str:
-    if system == "fine_tuned" or system.startswith("seed-"):
+    if system == "fine_tuned" or system.startswith(SEED):
         return ACCENT
     return MUTED if system == "zero_shot" else CATEGORIES[1] if system in CONTROLS else BASE
 
 
 def _seed_spread(table: dict[str, dict[str, Score]], score: str) -> str:
-    names = [name for name in table if name == "fine_tuned" or name.startswith("seed-")]
+    names = [name for name in table if name == "fine_tuned" or name.startswith(SEED)]
     found = [table[name][score].mean for name in names if score in table[name]]
     if len(found) < 2:
         return "it does not cover another training seed."

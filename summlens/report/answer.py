@@ -55,8 +55,7 @@ def _changed(data: RunData) -> str:
         order = np.argsort(-values, axis=None, kind="stable")[: min(3, int(np.isfinite(values).sum()))]
         places = [np.unravel_index(index, kl.change.shape) for index in order]
         named = [f"head {a}.{b} ({_bits(kl, a, b)})" for a, b in places]
-        listed = " and ".join([", ".join(named[:-1]), named[-1]] if len(named) > 1 else named)
-        text = f"Attention moved furthest from base in {listed}, in bits of KL divergence"
+        text = f"Attention moved furthest from base in {_listed(named)}, in bits of KL divergence"
     same = data.latent_arrays.get("cka/same_layer")
     if same is None or not np.isfinite(same[0]).any():
         return f"{text}."
@@ -78,8 +77,7 @@ def _noise(data: RunData) -> str:
     if not floor:
         return "Whether the change is more than noise is not tested in this run."
     heads, neurons = floor["heads"], floor["neurons"]
-    against = [name for key, name in FLOORS.items() if key in floor["floors"]]
-    listed = " and ".join([", ".join(against[:-1]), against[-1]] if len(against) > 1 else against)
+    against = _listed([name for key, name in FLOORS.items() if key in floor["floors"]])
     named = [
         f"{heads[metric]['flagged']} of {heads[metric]['of']} heads in {name}"
         for metric, name in (("kl", "attention KL"), ("normalized_entropy", "normalized entropy"))
@@ -88,20 +86,19 @@ def _noise(data: RunData) -> str:
     if not any(row["flagged"] for row in heads.values()) and not neurons["flagged"]:
         what = "head and no neuron" if heads else "neuron"
         return (
-            f"It is no more than noise: no {what} changed beyond what {listed} would do, with false-discovery control."
+            f"It is no more than noise: no {what} changed beyond what {against} would do, with false-discovery control."
         )
     named.append(f"{neurons['flagged']:,} of {neurons['of']:,} neurons in mean activation")
-    counts = ", ".join(named[:-1]) + " and " * (len(named) > 1) + named[-1]
-    text = f"Beyond what {listed} would do, with false-discovery control, there changed {counts}"
-    moved = _movement(data)
-    if moved:
+    text = f"Beyond what {against} would do, with false-discovery control, there changed {_listed(named)}"
+    if "movement" in (data.controls or {}).get("controls", {}).get("shuffled-pairs", {}):
+        moved = controls.movement(data, "shuffled-pairs")
         text += f"; a control that could learn the format alone moved attention {moved} as far"
     return f"{text}." if "seed" in floor["floors"] else f"{text}; another training seed was not tried."
 
 
-def _movement(data: RunData) -> str:
-    found = (data.controls or {}).get("controls", {}).get("shuffled-pairs", {}).get("movement")
-    return f"{100 * found['share']:.0f} % [{100 * found['low']:.0f}, {100 * found['high']:.0f}]" if found else ""
+def _listed(names: list[str]) -> str:
+    """The names as one says them: a, b and c."""
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def _cause(data: RunData) -> str:

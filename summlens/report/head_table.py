@@ -50,11 +50,8 @@ def _causes(data: RunData, place: tuple[int, int]) -> list[dict]:
             table = causal.part(data, *path, "heads")
         except Missing:
             continue
-        value, low, high = (factor * causal.numbers(table, one)[place] for one in (key, "low", "high"))
-        sure = bool(table["flag"][place[0]][place[1]])
-        rows.append(
-            {"name": name, "unit": unit, "digits": digits, "value": value, "low": low, "high": high, "sure": sure}
-        )
+        values = (factor * causal.numbers(table, one)[place] for one in (key, "low", "high"))
+        rows.append(_row(name, unit, digits, values, table["flag"][place[0]][place[1]]))
     return rows
 
 
