@@ -100,6 +100,26 @@ def test_blocks_of_many_rows_and_of_few_give_the_same():
             torch.testing.assert_close(parts[name], whole[name], rtol=1e-5, atol=2e-6, equal_nan=True, msg=name)
 
 
+@pytest.mark.parametrize("recording", [torch.enable_grad, torch.inference_mode])
+def test_threads_change_no_number_and_are_as_many_as_before(recording):
+    """Also within a context that is a thread's own, and where a block fails."""
+    length = 150
+    tokens, model = random_tokens(0, length, 120), random_model(1, 6, 2, length)
+    base = random_model(2, 6, 2, length)
+    alone = row_statistics(model, tokens, base, block_elements=3 * 150 * 30)
+    torch.set_num_threads(3)
+    try:
+        with recording():
+            shared = row_statistics(model, tokens, base, block_elements=3 * 150 * 30)
+        with pytest.raises(TypeError):
+            row_statistics(model._replace(scaling=None), tokens)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(1)
+    for name in TWO:
+        torch.testing.assert_close(shared[name], alone[name], rtol=0, atol=0, equal_nan=True, msg=name)
+
+
 def test_padding_is_never_read():
     """Garbage (even NaN) at padded positions on either side changes nothing at all."""
     tokens = [random_tokens(0, 17, 11), random_tokens(1, 9, 6)]

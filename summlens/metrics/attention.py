@@ -13,15 +13,16 @@ weight and every logarithm is already in the unit of the metrics.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.linalg import vecdot
-from torch.nn.functional import logsigmoid
+from torch.nn.functional import logsigmoid, pad
 
 
 class Metric(NamedTuple):
@@ -135,36 +136,39 @@ def row_statistics(
     """The value of every metric for every query of one example: {metric: (H, T) float32, NaN where undefined}.
 
     model, base: query (H, T, d) and key (Hkv, T, d) of the example's own tokens, without padding. With `queries` only
-    those are computed, and the others are NaN.
+    those are computed, and the others are NaN. `block_elements`: about how many scores of one model a block holds.
+
+    On the CPU a block is the work of one thread, of as many as torch has: its operations are too short to be shared.
     """
     heads, length, _ = model.query.shape
     key_heads, device = len(model.key), model.query.device
     if block_elements is None:
-        block_elements = 2**20 if device.type == "cpu" else 2**24  # about the cache; enough to fill a GPU
-    most_rows = max(16, block_elements // 2**14)  # of a block: few, as its scores above the diagonal are thrown away
+        block_elements = 2**19 if device.type == "cpu" else 2**24  # about the cache; enough to fill a GPU
+    most_rows = max(16, block_elements // 2**13)  # of a block: few, as its scores above the diagonal are thrown away
     ids, targets = tokens.ids.to(device), _copied_targets(tokens).to(device)
     queries = queries or slice(0, length)
-    sums: dict[str, Tensor] = {}
+    groups = []  # of key heads: {name: (H of the group, queries)}
     # A block takes as many key heads, with the query heads that read them, as leave it room for 32 rows.
     step = min(key_heads, max(1, block_elements // (32 * length * (heads // key_heads))))
     block_heads = step * heads // key_heads
     largest = min(block_heads * length**2, max(block_elements, block_heads * length * 16))
-    scratch = torch.empty(2, 1 if base is None else 2, largest, device=device)
     for first in range(0, key_heads, step):
         group = slice(first, first + step)
         own, other = _heads(model, group, device), base and _heads(base, group, device)
-        chosen = slice(first * heads // key_heads, min(first + step, key_heads) * heads // key_heads)
-        start = queries.start
-        while start < queries.stop:
-            room = block_elements / len(own.query)  # the block has rows * (start + rows) scores a head
-            rows = int((start**2 + 4 * room) ** 0.5 - start) // 2
-            stop = min(queries.stop, start + min(max(16, rows), most_rows))
-            block = _Block.of(own, start, stop, scratch[:, 0])
-            values = {} if other is None else _two_models(block, _Block.of(other, start, stop, scratch[:, 1]))
-            values |= _sums(block, tokens, ids, targets)
-            for name, value in values.items():
-                sums.setdefault(name, torch.full((heads, length), math.nan, device=device))[chosen, start:stop] = value
-            start = stop
+
+        def work(spans: Iterator[slice], own=own, other=other) -> dict[int, dict[str, Tensor]]:
+            scratch = torch.empty(2, 1 if other is None else 2, largest, device=device)
+            done = {}
+            for span in spans:
+                block = _Block.of(own, span, scratch[:, 0])
+                values = {} if other is None else _two_models(block, _Block.of(other, span, scratch[:, 1]))
+                done[span.start] = values | _sums(block, tokens, ids, targets)
+            return done
+
+        blocks = _shared(work, _spans(queries, block_elements / len(own.query), most_rows), device)
+        groups.append({name: torch.cat([block[name] for block in blocks], dim=1) for name in blocks[0]})
+    outside = (queries.start, length - queries.stop)
+    sums = {name: pad(torch.cat([group[name] for group in groups]), outside, value=math.nan) for name in groups[0]}
     out = _one_model(sums, tokens, targets) | {name: sums[name] for name in metric_names(True) if name in sums}
     for name, values in out.items():
         if name.endswith("_no_sink"):
@@ -172,6 +176,33 @@ def row_statistics(
     out["normalized_entropy"][:, :1] = math.nan
     out["normalized_entropy_no_sink"][:, :2] = math.nan
     return out
+
+
+def _spans(queries: slice, room: float, most_rows: int) -> Iterator[slice]:
+    """The queries in blocks of rows whose scores, rows * stop a head, are about `room`: 16 rows at least."""
+    start = queries.start
+    while start < queries.stop:
+        rows = int((start**2 + 4 * room) ** 0.5 - start) // 2
+        stop = min(queries.stop, start + min(max(16, rows), most_rows))
+        yield slice(start, stop)
+        start = stop
+
+
+def _shared(work: Callable[[Iterator], dict], tasks: Iterator, device: torch.device) -> list:
+    """What `work` makes of the tasks, in the order of its keys: on the CPU by as many threads as torch has."""
+    threads = torch.get_num_threads() if device.type == "cpu" else 1
+    if threads == 1:
+        done = work(tasks)
+    else:
+        tasks = iter(list(tasks))  # each thread takes the next: of a list, unlike a generator, any thread may
+        torch.set_num_threads(1)  # of an operation; the new threads follow it
+        try:
+            with ThreadPoolExecutor(threads) as pool:
+                parts = [pool.submit(torch.no_grad()(work), tasks) for _ in range(threads)]
+                done = {key: value for part in parts for key, value in part.result().items()}
+        finally:
+            torch.set_num_threads(threads)
+    return [done[key] for key in sorted(done)]
 
 
 def _heads(projected: Projected, group: slice, device: torch.device) -> Projected:
@@ -207,9 +238,10 @@ class _Block:
     sink_scores: Tensor
 
     @classmethod
-    def of(cls, model: Projected, start: int, stop: int, scratch: Tensor) -> "_Block":
+    def of(cls, model: Projected, span: slice, scratch: Tensor) -> "_Block":
         """scratch: (2, n >= H * R * K), which holds scores and weights: memory fresh from the system is slow."""
         heads, key_heads = model.query.shape[0], model.key.shape[0]
+        start, stop = span.start, span.stop
         # Query heads that share a key head are stacked as rows, so grouped keys are never expanded.
         rows = (model.query[:, start:stop] * (model.scaling / _LN2)).reshape(key_heads, -1, model.key.shape[-1])
         shape = (heads, stop - start, stop)
@@ -218,7 +250,7 @@ class _Block:
         sink_scores = scores[:, :, 0].clone()
         scores[:, :, 0] = _MASKED
         t = torch.arange(start, stop, device=scores.device)
-        scores[:, :, start:].masked_fill_(t > t[:, None], _MASKED)
+        scores[:, :, start:].add_(torch.full((len(t), len(t)), _MASKED, device=t.device).triu_(1))
         peak = scores.amax(-1)
         torch.exp2(scores.sub_(peak[..., None]), out=weights)
         return cls(t, start, scores, weights, weights.sum(-1), sink_scores - peak)
@@ -344,11 +376,9 @@ def _sort(values: Tensor) -> Tensor:
     """Ascending along the last axis; values: (..., K), contiguous and not negative. Uses up `values`.
 
     On the CPU by NumPy, whose sort is vectorised, in place, as integers: positive floats are in the order of their
-    bits, and integers need no search for NaN. Rows are shared between as many threads as torch has.
+    bits, and integers need no search for NaN.
     """
     if values.device.type != "cpu":
         return values.sort(-1).values
-    parts = values.view(torch.int32).flatten(0, -2).tensor_split(torch.get_num_threads())
-    with ThreadPoolExecutor(len(parts)) as pool:
-        list(pool.map(lambda part: part.numpy().sort(axis=-1), parts))
+    values.numpy().view(np.int32).sort(axis=-1)
     return values
