@@ -250,7 +250,7 @@ def observed_attention(
     name = found.model.config.get_text_config()._attn_implementation
     table = AttentionInterface._global_mapping
     own = table.get(name)
-    seen, causal = set(), set()
+    seen, causal = set(), []
 
     def attention(module, query, key, value, attention_mask, *args, scaling=None, **kwargs):
         if module in layer_of:
@@ -297,13 +297,21 @@ def _eager(module: nn.Module) -> Callable:
     )
 
 
-def _is_causal(module: nn.Module, kwargs: dict, mask: Tensor | None, real: Tensor, checked: set) -> bool:
-    """Whether real queries attend to exactly the real tokens up to themselves, judged by the mask that layers share."""
+def _is_causal(module: nn.Module, kwargs: dict, mask: Tensor | None, real: Tensor, checked: list[Tensor]) -> bool:
+    """Whether real queries attend to exactly the real tokens up to themselves, judged by the mask that layers share.
+
+    The masks that passed are kept in `checked`, alive: a layer's own mask could else take the place, and the identity,
+    of one that an earlier layer gave back.
+    """
+    if mask is not None and not isinstance(mask, Tensor):
+        raise UserError(
+            f"masks of type {type(mask).__name__} cannot be read: load the model with attn_implementation='sdpa'"
+        )
     if mask is None or mask.ndim != 4:
         return kwargs.get("is_causal") is not False and getattr(module, "is_causal", True)
-    if id(mask) in checked:
+    if any(mask is known for known in checked):
         return True
-    checked.add(id(mask))
+    checked.append(mask)
     length = mask.shape[-2]
     for row in range(0, length, 256):  # in blocks, so that checking costs no second mask
         rows = slice(row, min(row + 256, length))
@@ -327,12 +335,19 @@ def observed_sites(found: Architecture, observe: Callable[[str, int, Tensor], No
     `mlp_output` (B, T, D), as their projections give them; `mlp_hidden` (B, T, N), the neurons after the activation;
     `head_outputs` (B, T, H * d), the heads' outputs side by side before the output projection.
     """
+    rows = []  # (B, T) of the forward pass
+
+    def visit(site, layer, values):
+        if site == "residual" and layer == 0:
+            rows[:] = values.shape[:2]
+        # OPT's MLP sees the tokens of all articles in one row, (B * T, ...)
+        observe(site, layer, values if values.ndim == 3 else values.unflatten(0, rows))
 
     def entering(site, layer, module, args, kwargs):
-        observe(site, layer, args[0] if args else kwargs["hidden_states"])
+        visit(site, layer, args[0] if args else kwargs["hidden_states"])
 
     def leaving(site, layer, module, args, output):
-        observe(site, layer, output if isinstance(output, Tensor) else output[0])
+        visit(site, layer, output if isinstance(output, Tensor) else output[0])
 
     with ExitStack() as hooks:
 

@@ -1,6 +1,8 @@
 """What capture returns, against eager attention maps and plain forward passes, one example at a time."""
 
 import copy
+import gc
+from contextlib import nullcontext
 from functools import partial
 
 import numpy as np
@@ -10,18 +12,33 @@ from attention_oracle import statistics
 from tiny import BUILDERS, changed, tiny_examples, tiny_model
 from transformers import (
     AttentionInterface,
+    AutoModelForCausalLM,
+    BloomConfig,
+    CohereConfig,
+    FalconConfig,
     Gemma2Config,
     Gemma2ForCausalLM,
     Gemma3ForCausalLM,
+    GlmConfig,
+    GPT2Config,
+    GPTJConfig,
+    GPTNeoConfig,
+    GptOssConfig,
+    GraniteConfig,
     MistralConfig,
     MistralForCausalLM,
     MixtralConfig,
     MixtralForCausalLM,
+    MptConfig,
+    Olmo2Config,
+    Phi3Config,
+    PhiConfig,
+    StableLmConfig,
     T5Config,
     T5ForConditionalGeneration,
 )
 
-from summlens.architecture import architecture, evaluating, observed_attention
+from summlens.architecture import architecture, evaluating
 from summlens.capture import capture, gradient_norms, weight_change
 from summlens.data import Example
 from summlens.errors import UserError
@@ -106,17 +123,42 @@ def test_the_model_is_undisturbed(kind):
     assert all(np.array_equal(first[key], second[key], equal_nan=True) for key in first)
 
 
-def test_a_failure_inside_leaves_nothing_behind():
-    model, table = tiny_model("gpt2"), dict(AttentionInterface._global_mapping)
-    found = architecture(model)
+def tensors_alive():
+    gc.collect()
+    return sum(issubclass(type(one), torch.Tensor) for one in gc.get_objects())
 
-    def fail(*_):
+
+@pytest.mark.parametrize("failing", [None, "statistics", "block"])
+def test_nothing_is_left_behind_also_not_after_a_failure(failing, monkeypatch):
+    """Modes, hooks, configuration, the attention table, random state, weights and tensors of both models."""
+    base = tiny_model("gpt2")
+    model = changed(base)
+    model.get_input_embeddings().eval()
+    modules = [*model.modules(), *base.modules()]
+
+    def state():
+        hooks = [
+            (list(m._forward_hooks), list(m._forward_pre_hooks), m.training, "forward" in vars(m)) for m in modules
+        ]
+        return hooks, model.config.to_dict(), dict(AttentionInterface._global_mapping), tensors_alive()
+
+    def fail(*_, **__):
+        torch.rand(3)  # what fails may have drawn
         raise RuntimeError("stop")
 
-    real = torch.ones(1, 5, dtype=torch.bool)
-    with pytest.raises(RuntimeError, match="stop"), evaluating(model), observed_attention(found, real, fail):
-        model(torch.ones(1, 5, dtype=torch.long))
-    assert model.training and AttentionInterface._global_mapping == table
+    capture(model, EXAMPLES[:1], base=base)  # what libraries make at first use
+    weights, random = [p.clone() for p in model.parameters()], torch.get_rng_state()
+    before = state()
+    with monkeypatch.context() as patch:
+        if failing == "statistics":
+            patch.setattr("summlens.metrics.attention.attention_statistics", fail)
+        elif failing == "block":  # in the middle of the forward pass, when some layers are captured
+            patch.setattr(architecture(model).blocks[1].down, "forward", fail)
+        with nullcontext() if failing is None else pytest.raises(RuntimeError, match="stop"):
+            capture(model, EXAMPLES, base=base, batch_size=2)
+    assert state() == before
+    assert all(torch.equal(p, w) and p.grad is None for p, w in zip(model.parameters(), weights, strict=True))
+    assert failing or torch.equal(torch.get_rng_state(), random)
 
 
 @pytest.mark.parametrize("kind", BUILDERS)
@@ -158,8 +200,10 @@ def test_activations_loss_and_latents(kind):
                 if where == "summary":
                     check(captured["latent/residual"][a, layer], values.mean(0))
             for layer in range(found.layers):
-                heads, attention = (x[0][queries].double().numpy() for x in sites["attention", layer])
-                hidden, mlp = (x[0][queries].double().numpy() for x in sites["mlp", layer])
+                # (1, T, ...), or (T, ...) as OPT's MLP has it
+                heads, attention, hidden, mlp = (
+                    x.flatten(0, -2)[queries].double().numpy() for x in sites["attention", layer] + sites["mlp", layer]
+                )
                 for site, values in (("attention_output", attention), ("mlp_output", mlp), ("mlp_hidden", hidden)):
                     check(captured[f"activation/{site}/mean_abs/{where}"][a, layer], np.abs(values).mean())
                     check(captured[f"activation/{site}/l2/{where}"][a, layer], np.sqrt((values**2).sum(-1)).mean())
@@ -224,6 +268,8 @@ def test_projections_split_by_head_compute_the_attention(kind):
     for part, name in (("q", "query"), ("k", "key")):  # a rotation keeps norms; these two normalise before it
         if kind not in ("qwen3", "gemma3"):
             projected = torch.einsum("btm,hdm->bhtd", inputs[0], split[part])
+            if (kind, part) == ("opt", "q"):
+                projected *= found.head_dim**-0.5  # it scales the queries itself
             torch.testing.assert_close(projected.norm(dim=-1), handed[name].norm(dim=-1), rtol=1e-4, atol=1e-5)
 
 
@@ -360,6 +406,111 @@ def test_what_cannot_be_read_rightly_is_refused_by_name():
         block.attn.reorder_and_upcast_attn = True  # a path of GPT-2's own, beside the attention interface
     with pytest.raises(UserError, match="does not go through"):
         capture(upcast, EXAMPLES)
+
+
+HIDDEN = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 6, "vocab_size": 24}
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        (BloomConfig(n_layer=2, n_head=6, hidden_size=24, vocab_size=24), "BloomAttention.* does not go through"),
+        (MptConfig(n_layers=2, n_heads=6, d_model=24, vocab_size=24), "MptAttention"),
+        (FalconConfig(**HIDDEN, multi_query=True), "FalconForCausalLM: the projections"),
+        (FalconConfig(**HIDDEN, multi_query=False, alibi=True), "FalconAttention.* does not go through"),
+        (GPTJConfig(n_layer=2, n_head=6, n_embd=24, rotary_dim=4, vocab_size=24), "GPTJAttention.* does not go"),
+        (
+            GPTNeoConfig(num_layers=2, num_heads=6, hidden_size=24, vocab_size=24, attention_types=[[["local"], 2]]),
+            "GPTNeo|attn",
+        ),
+        (
+            GptOssConfig(**HIDDEN, num_key_value_heads=2, head_dim=4, intermediate_size=8, num_local_experts=2),
+            "GptOssDecoderLayer.* not supported",
+        ),
+    ],
+    ids=lambda value: type(value).__name__ if not isinstance(value, str) else "",
+)
+def test_attention_that_is_no_plain_softmax_or_goes_by_another_way_is_refused_by_name(config, said):
+    """ALiBi, local attention, attention sinks, attention of a model's own: never a number that is silently wrong."""
+    with pytest.raises(UserError, match=said):
+        capture(AutoModelForCausalLM.from_config(config), EXAMPLES)
+
+
+def test_a_mask_of_its_own_in_a_layer_is_found_also_where_it_takes_the_place_of_one_that_passed():
+    """Each layer is handed a mask made for it alone: memory, and so identity, of the last one's is free again."""
+    model = tiny_model("llama").eval()
+    causal, first = torch.ones(1, 1, 20, 20, dtype=torch.bool).tril(), []
+
+    def whole(module, args, kwargs):
+        mask = causal.clone()
+        first.append(id(mask))
+        return args, {**kwargs, "attention_mask": mask}
+
+    def short(module, args, kwargs):
+        masks = [causal.triu(-3)]
+        while len(masks) < 1000 and id(masks[-1]) != first[0]:
+            masks.append(causal.triu(-3))
+        return args, {**kwargs, "attention_mask": masks[-1]}
+
+    for block, hook in zip(model.model.layers, (whole, short), strict=True):
+        block.self_attn.register_forward_pre_hook(hook, with_kwargs=True)
+    with pytest.raises(UserError, match="layers.1 does not attend to all earlier"):
+        capture(model, [EXAMPLES[1]])
+
+
+def test_masks_that_cannot_be_read_are_named():
+    model = tiny_model("llama").eval()
+    BlockMask = type("BlockMask", (), {})  # what flex_attention is handed, which takes seconds to make
+    for block in model.model.layers:
+        block.self_attn.register_forward_pre_hook(
+            lambda module, args, kwargs: (args, {**kwargs, "attention_mask": BlockMask()}), with_kwargs=True
+        )
+    with pytest.raises(UserError, match="BlockMask.*attn_implementation='sdpa'"):
+        capture(model, EXAMPLES)
+
+
+OTHERS = {
+    "cohere": (CohereConfig, {"use_qk_norm": True}),
+    "glm": (GlmConfig, {"head_dim": 4}),
+    "granite": (GraniteConfig, {"attention_multiplier": 0.3, "residual_multiplier": 0.5, "logits_scaling": 3.0}),
+    "mistral": (MistralConfig, {"sliding_window": None}),
+    "olmo2": (Olmo2Config, {}),
+    "phi": (PhiConfig, {"num_key_value_heads": 6}),
+    "phi3": (Phi3Config, {}),
+    "stablelm": (StableLmConfig, {"use_parallel_residual": True}),
+    "gpt2 with inverse layer scaling": (GPT2Config, {"scale_attn_by_inverse_layer_idx": True}),
+    "gpt2 without scaling": (GPT2Config, {"scale_attn_weights": False}),
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_other_architectures_are_captured_as_their_eager_attention_and_on_either_side_of_padding(kind):
+    build, own = OTHERS[kind]
+    shape = {
+        "num_hidden_layers": 2, "hidden_size": 24, "intermediate_size": 40, "vocab_size": 24, "num_attention_heads": 6,
+        "num_key_value_heads": 2, "max_position_embeddings": 64, "bos_token_id": None, "eos_token_id": None,
+        "pad_token_id": 0,
+    }  # fmt: skip
+    if build is GPT2Config:
+        shape = {"n_layer": 2, "n_embd": 24, "n_head": 6, "vocab_size": 24}
+    torch.manual_seed(0)
+    base = AutoModelForCausalLM.from_config(build(**{**shape, **own}))
+    with torch.no_grad():
+        for parameter in base.parameters():
+            parameter.copy_(torch.randn(parameter.shape) * (0.25 if parameter.ndim > 1 else 0.1) + (parameter == 1))
+    model = changed(base)
+    alone = capture(model, EXAMPLES, base=base, batch_size=1)
+    for side in ("left", "right"):
+        padded = capture(model, EXAMPLES, base=base, batch_size=3, padding_side=side, pad_id=7)
+        for key in alone:
+            np.testing.assert_allclose(padded[key], alone[key], rtol=2e-4, atol=2e-5, err_msg=key)
+    example = EXAMPLES[1]
+    maps, base_maps = eager_outputs(model, example)[0], eager_outputs(base, example)[0]
+    for layer, head in np.ndindex(maps.shape[:2]):
+        expected = statistics(maps[layer, head].tolist(), example, example.queries, base_maps[layer, head].tolist())
+        for name in metric_names(two_models=True):
+            got = alone[f"attention/{name}/summary"][1, layer, head]
+            assert got == pytest.approx(expected[name], rel=2e-4, abs=2e-5), (name, layer, head)
 
 
 @pytest.mark.parametrize(

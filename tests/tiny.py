@@ -14,6 +14,8 @@ from transformers import (
     GPTNeoXForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
     Qwen2Config,
     Qwen2ForCausalLM,
     Qwen3Config,
@@ -55,6 +57,21 @@ BUILDERS = {
             pad_token_id=0,
             **_TOKENS,
             layer_types=["sliding_attention", "full_attention"],
+        )
+    ),
+    "opt": lambda: OPTForCausalLM(
+        OPTConfig(
+            num_hidden_layers=2,
+            hidden_size=24,
+            ffn_dim=40,
+            vocab_size=VOCABULARY,
+            num_attention_heads=3,
+            max_position_embeddings=64,
+            word_embed_proj_dim=24,
+            dropout=0.3,
+            attention_dropout=0.3,
+            pad_token_id=0,
+            **_TOKENS,
         )
     ),
     "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**_GROUPED, head_dim=12, **_TOKENS)),
