@@ -105,7 +105,7 @@ if __name__ == "__main__":
         described = run.read_json("run.json")
 
         # Only now what takes seconds to import: --help and a missing run are answered at once.
-        from summlens import causal, console, controls, explorer, latent_space
+        from summlens import causal, console, controls, explorer, latent_floors, latent_space
 
         console.start_logging()
         examples = latent_space.probe_examples(described)
@@ -127,7 +127,10 @@ if __name__ == "__main__":
                 names = models_of(options, run, described)
                 tokens_of = Config().resolve(described["config"]["model"])
                 base, fine_tuned = latent_space.represent_pair(*names, examples, tokens_of=tokens_of)
-            info, arrays = latent_space.analyze(base, fine_tuned, steps, not options.raw, options.seed)
+            floors = latent_floors.measure(
+                base, fine_tuned, examples, None if options.no_models else names[0], run if steps else None
+            )
+            info, arrays = latent_space.analyze(base, fine_tuned, steps, not options.raw, options.seed, floors=floors)
             written.append(run.write_arrays("latent_space.npz", arrays))
             written.append(run.write_json("latent_space.json", {"base": names[0], "fine_tuned": names[1], **info}))
             left_out |= info["left_out"]

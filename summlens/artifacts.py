@@ -35,7 +35,8 @@ evaluation.json     `articles` n, `settings` {...}, `systems` {name: {label, sco
 predictions.jsonl   a row an article: id, article, reference, `summaries` {system: text},
                     `scores` {system: {score: value}}, `finished` {system: bool}, and
                     outlet and kind where the data name them.
-latent_space.json   names, settings and intervals of the arrays in latent_space.npz (see summlens.latent_space).
+latent_space.json   names, settings, intervals and noise floor of the arrays in latent_space.npz (see
+                    summlens.latent_space).
 causal.json         ablation, patching, circuit and noise floor, with intervals and flags; causal.npz holds the effects
                     by probe article (see summlens.causal).
 controls.json       each head's change split into format and task by the run's control fine-tunes; arrays in

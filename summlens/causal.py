@@ -30,6 +30,7 @@ from torch import nn
 from summlens import causal_circuit, causal_effects, causal_noise, models, noise_captures
 from summlens.architecture import architecture
 from summlens.artifacts import Run
+from summlens.config import ANOTHER_SEED
 from summlens.data import Example
 from summlens.errors import UserError
 from summlens.metrics.effects import discoveries, rank_correlation, share
@@ -41,7 +42,6 @@ RESAMPLES = 1000
 FEWEST_ARTICLES = 4
 LONGEST = 600.0  # seconds that exact tests may take before the choice falls on the gradient approximation
 _RATE = {"cpu": 3e10, "cuda": 2e13, "mps": 2e12}  # floating point operations a second that such a device does reach
-ANOTHER_SEED = "python gpt2_summarization.py --resume --seeds 2"
 _DIRECTIONS = ("noising", "denoising")
 _SAME = ("layers", "heads", "key_heads", "head_dim", "width", "neurons", "vocabulary")
 

@@ -14,8 +14,8 @@ seed       how far fine-tuned models of different seeds lie apart: the largest d
 its size is beyond every floor there is. The test asks whether the paired differences of the articles could have either
 sign (two-sided): sign randomisation for heads and layers, paired t-test for neurons, too many to resample.
 
-A divergence (KL, JS) is never negative and base's from itself is zero: halves say nothing, and a test against zero
-would name it whatever happened. Its floor is the divergence between the two models of a floor, its test is against
+A divergence (KL, JS, cosine) is never negative and base's from itself is zero: halves say nothing, and a test against
+zero would name it whatever happened. Its floor is the divergence between the two models of a floor, its test is against
 that divergence of the same articles, and p is the largest over the floors: it must rise above each. Without a floor it
 has no flag. The neurons' numerical and seed floors are of means over all summary positions together. Weights have no
 articles: those of a head are flagged where they moved further than the seeds' lie apart, without a test.
@@ -34,7 +34,7 @@ from summlens.noise_captures import Floor
 
 _HEADS = re.compile(r"attention/(\w+)/summary|(head_output_norm)/summary")
 _LAYERS = re.compile(r"activation/(\w+)/mean_abs/summary")
-_DIVERGENCE = re.compile(r"heads/(kl|js)(_no_sink)?")
+_DIVERGENCE = re.compile(r"heads/(kl|js)(_no_sink)?|divergence/cosine")
 
 Pair = tuple[np.ndarray, np.ndarray]
 
@@ -73,40 +73,73 @@ def above_noise(
     }
     arrays = {}
     for name, (base, fine_tuned) in pairs.items():
-        # An article may have no value at all: a copy score without a copied word.
-        known = np.isfinite(base + fine_tuned).reshape(len(base), -1).any(axis=1)
-        base, fine_tuned = base[known], fine_tuned[known]
-        distances, against = {}, []
-        if not _DIVERGENCE.fullmatch(name):
-            distances["sampling"] = halves(base, seed=seed)
-        for key, floor in measured.items():
-            between = [one for one in (_between(name, *pair, known) for pair in floor.pairs) if one is not None]
-            if between:
-                distances[key] = np.max([np.abs(one.mean(axis=0)) for one in between], axis=0)
-                against += between
-        if not distances:
+        counts, own = by_article(name, base, fine_tuned, measured, seed)
+        if not counts:
             continue
-        size = np.abs((fine_tuned - base).mean(axis=0))
-        p_values = _p_values(name, base, fine_tuned, against, seed)
-        flag = discoveries(p_values)
-        for key, distance in distances.items():
-            floor = measured.get(key)
-            ends = [_between(name, end, floor.start, known) for end in floor.ends] if floor else []
-            changes = [size, *(np.abs(one.mean(axis=0)) for one in ends if one is not None)]
-            with np.errstate(invalid="ignore"):
-                flag &= np.min(changes, axis=0) > distance
-        arrays |= {f"noise_floor/{name}/{key}": v for key, v in {**distances, "p": p_values, "flag": flag}.items()}
-        counts = {
-            "flagged": int(flag.sum()),
-            "of": int(np.isfinite(p_values).sum()),
-            "median": {key: float(np.nanmedian(v)) for key, v in {"change": size, **distances}.items()},
-        }
+        arrays |= {f"noise_floor/{name}/{key}": values for key, values in own.items()}
         if name == "neurons":
+            flag = counts.pop("flag")
             summary["neurons"] = {**counts, "by_layer": flag.sum(axis=1)}
         else:
             level, metric = name.split("/")
-            summary[level][metric] = {"flag": flag, **counts}
+            summary[level][metric] = counts
     return summary, arrays
+
+
+def by_article(
+    name: str, base: np.ndarray, fine_tuned: np.ndarray, floors: Mapping[str, Floor], seed: int
+) -> tuple[dict, dict[str, np.ndarray]]:
+    """What `verdict` says of the number `name`, (A, ...) of base and of fine-tuned; empty where it has no floor.
+
+    `floors`: what was measured of each model holds `name`, (A, ...), where it could be measured.
+    """
+    # An article may have no value at all: a copy score without a copied word.
+    known = np.isfinite(base + fine_tuned).reshape(len(base), -1).any(axis=1)
+    if not known.any():
+        return {}, {}
+    base, fine_tuned = base[known], fine_tuned[known]
+    distances, ends, against = {}, {}, []
+    if not _DIVERGENCE.fullmatch(name):
+        distances["sampling"] = halves(base, seed=seed)
+    for key, floor in floors.items():
+        between = [one for one in (_between(name, *pair, known) for pair in floor.pairs) if one is not None]
+        if between:
+            distances[key] = np.max([np.abs(one.mean(axis=0)) for one in between], axis=0)
+            against += between
+        moved = (_between(name, end, floor.start, known) for end in floor.ends)
+        ends[key] = [np.abs(one.mean(axis=0)) for one in moved if one is not None]
+    if not distances:
+        return {}, {}
+    p_values = _p_values(name, base, fine_tuned, against, seed)
+    return verdict(np.abs((fine_tuned - base).mean(axis=0)), p_values, distances, ends)
+
+
+def verdict(
+    size: np.ndarray, p_values: np.ndarray, distances: Mapping[str, np.ndarray], ends: Mapping[str, list[np.ndarray]]
+) -> tuple[dict, dict[str, np.ndarray]]:
+    """({flag, flagged, of, median {change, <floor>}}, {<floor>|p|flag: array}), arrays of one shape.
+
+    Flagged is what Benjamini-Hochberg names by `p_values` and whose `size` of change, and that in every end of the
+    floor, is above the `distances` {floor: array}. A part without a p-value or without a floor's distance, NaN, is not
+    flagged and not counted in `of`.
+    """
+    flag, tested = discoveries(p_values), np.isfinite(p_values)
+    for key, distance in distances.items():
+        with np.errstate(invalid="ignore"):
+            flag &= np.min([size, *ends.get(key, [])], axis=0) > distance
+        tested = tested & np.isfinite(distance)
+    counts = {
+        "flag": flag,
+        "flagged": int(flag.sum()),
+        "of": int(tested.sum()),
+        "median": {key: _median(values) for key, values in {"change": size, **distances}.items()},
+    }
+    return counts, {**distances, "p": p_values, "flag": flag}
+
+
+def _median(values: np.ndarray) -> float:
+    known = values[np.isfinite(values)]
+    return float(np.median(known)) if known.size else np.nan
 
 
 def _between(name: str, one: Mapping, other: Mapping, known: np.ndarray) -> np.ndarray | None:

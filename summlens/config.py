@@ -17,6 +17,7 @@ from summlens.errors import UserError
 PROJECT = Path(__file__).resolve().parent.parent
 CONTROLS = ("shuffled-pairs", "language-model")
 SEED = "seed-"  # how the name of a fine-tune with another seed begins
+ANOTHER_SEED = "python gpt2_summarization.py --resume --seeds 2"  # makes one
 
 
 def _value(default, help: str, unit: str = "", *, choices: tuple = (), positive: bool = False):

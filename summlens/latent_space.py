@@ -14,33 +14,42 @@ projection/step, .../layer, .../article       (P,) which article, at which layer
 trajectory/<pca2|...>, .../step, .../layer    (Q, 2 or 3), (Q,) the mean over all articles, placed by the same fit
 clusters/kmeans, clusters/hdbscan             (P,) labels; -1 for HDBSCAN's noise
 logit_lens/<base|fine_tuned>/<loss|rank>      (A, L + 1) means over summary positions: nats; 1 = largest logit
+noise_floor/<number>/<sampling|numerical|seed|p|flag>
+                                              (L + 1,), (L,) for layer_distance: the change where nothing of interest
+                                              changed, and whether this one is beyond it (`summlens.latent_noise`);
+                                              <number> is rsa, cka (1 - similarity), divergence/cosine,
+                                              layer_distance, logit_lens/loss or logit_lens/rank
 
+The JSON's `noise_floor` has {floors: {sampling|numerical|seed: what it compares}, layers: {number: {flag, flagged, of,
+median: {change, sampling, numerical, seed}}}}, for the numbers that could be tested.
 What the data or the models do not allow is left out, with its reason under `left_out` in the JSON.
 """
 
 import inspect
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from sklearn.metrics import adjusted_rand_score
 from torch import Tensor, nn
 
-from summlens import models
+from summlens import latent_noise, models
 from summlens.architecture import Architecture, architecture, evaluating, observed_sites
 from summlens.artifacts import Run
+from summlens.config import ANOTHER_SEED
 from summlens.data import Example
 from summlens.errors import UserError
+from summlens.latent_noise import FEWEST_ARTICLES
 from summlens.metrics import projection, representation
 from summlens.metrics.lens import logit_lens
 from summlens.metrics.statistics import bootstrap_interval
+from summlens.noise_captures import Floor
 
 log = logging.getLogger(__name__)
 
 RESAMPLES = 1000
-FEWEST_ARTICLES = 5  # unbiased HSIC averages over four different articles: with just four it would have no spread
 MOST_LAYERS, MOST_STEPS, MOST_ARTICLES = 5, 8, 24  # in the projection: t-SNE and UMAP then take seconds on one core
 _SAME_MODEL = 0.05  # relative difference that half precision explains
 
@@ -176,6 +185,7 @@ def analyze(
     standardized: bool = True,
     seed: int = 0,
     resamples: int = RESAMPLES,
+    floors: Mapping[str, Floor[Representation]] | None = None,
 ) -> tuple[dict, dict[str, np.ndarray]]:
     """All of latent_space.json and .npz (module docstring).
 
@@ -183,7 +193,8 @@ def analyze(
         base, fine_tuned: the same A articles in the same order; depth may differ, width may not.
         steps: captured step -> vectors (A, L + 1, D), of the run that leads from base to fine-tuned; may be empty.
         standardized: features at mean 0 and standard deviation 1 before RSA, CKA, divergence and projection.
-        seed: of the bootstrap, the projections and the clusters.
+        seed: of the bootstrap, the halves, the projections and the clusters.
+        floors: `numerical` and `seed`, as `summlens.latent_floors` measures them: of the same articles and shape.
 
     Raises:
         UserError: models of different width, or steps of another shape than the models.
@@ -206,6 +217,7 @@ def analyze(
     analysis.locate_divergence()
     analysis.project()
     analysis.read_lens()
+    analysis.noise_floor(floors or {})
     return analysis.info, analysis.arrays
 
 
@@ -277,7 +289,7 @@ class _Analysis:
         """How far each block moves an article's vector, in the residual stream itself."""
         self.info["layer_distance"] = {}
         for name, vectors in (("base", self.base.vectors), ("fine_tuned", self.fine_tuned.vectors)):
-            distance = representation.cosine_distance(vectors[:, :-1], vectors[:, 1:])
+            distance = _layer_distance(vectors)
             self.arrays[f"layer_distance/{name}"] = distance
             self.info["layer_distance"][name] = self._mean(distance)
 
@@ -290,9 +302,7 @@ class _Analysis:
             self._leave_out(("divergence",), self._too_few())
             return
         articles = len(self.base.vectors)
-        both = np.concatenate([self.base.vectors, self.fine_tuned.vectors])
-        both = self._by_layer(both)  # standardised together: a shift that all articles share must show
-        divergence = representation.cosine_distance(both[:, :articles], both[:, articles:]).T
+        divergence = self._divergence(self.base, self.fine_tuned)
         self.arrays["divergence/cosine"] = divergence
         draws = representation.bootstrap_counts(articles, self.resamples, self.seed) @ divergence / articles
         self.info["divergence"] = {
@@ -363,6 +373,51 @@ class _Analysis:
             self.arrays |= {f"logit_lens/{name}/loss": side.loss, f"logit_lens/{name}/rank": side.rank}
             self.info["logit_lens"][name] = {"loss": self._mean(side.loss), "rank": self._mean(side.rank)}
 
+    def noise_floor(self, floors: Mapping[str, Floor[Representation]]) -> None:
+        """Which layers changed more than where nothing of interest changed."""
+        if not self.same_depth or self.few:
+            self._leave_out(("noise_floor",), self._too_few() if self.few else "the models differ in depth")
+            return
+        before, after = self._numbers(self.base, self.base), self._numbers(self.fine_tuned, self.base)
+        measured = {
+            key: replace(
+                floor,
+                pairs=[(self._numbers(one, other), self._numbers(other, one)) for one, other in floor.pairs],
+                start=self._numbers(floor.start, floor.start),
+                ends=[self._numbers(end, floor.start) for end in floor.ends],
+            )
+            for key, floor in floors.items()
+        }
+        pairs = {name: (before[name], after[name]) for name in before if name in after}
+        found, arrays = latent_noise.above_noise(pairs, measured, self.seed, self.resamples)
+        self.info["noise_floor"] = found
+        self.arrays |= arrays
+        if len(self.base.vectors) < 2 * FEWEST_ARTICLES:
+            few = f"{len(self.base.vectors)} probe articles: at least {2 * FEWEST_ARTICLES} are needed, for two halves"
+            self._leave_out(("noise_floor/sampling of RSA and CKA",), few)
+        if "numerical" not in floors:
+            self._leave_out(("noise_floor/numerical",), "needs the models: the saved vectors are base's as it is")
+        if "seed" not in floors:
+            none = f"there is no fine-tune of another seed: {ANOTHER_SEED} makes one"
+            self._leave_out(("noise_floor/seed",), none if self.steps else "no captured steps belong to these models")
+        elif "logit_lens/loss" in pairs and "noise_floor/logit_lens/loss/seed" not in arrays:
+            self._leave_out(("noise_floor/seed of the logit lens",), "another seed's model is not there")
+
+    def _numbers(self, one: Representation, against: Representation) -> dict[str, np.ndarray]:
+        """What is compared, of one model; the divergence is that from another."""
+        numbers = {
+            "vectors": self._by_layer(one.vectors),
+            "divergence/cosine": self._divergence(against, one),
+            "layer_distance": _layer_distance(one.vectors),
+        }
+        return numbers if one.loss is None else {**numbers, "logit_lens/loss": one.loss, "logit_lens/rank": one.rank}
+
+    def _divergence(self, one: Representation, other: Representation) -> np.ndarray:
+        """(A, L + 1) 1 - cosine, standardised together: a shift that all articles share must show."""
+        articles = len(one.vectors)
+        both = self._by_layer(np.concatenate([one.vectors, other.vectors]))
+        return representation.cosine_distance(both[:, :articles], both[:, articles:]).T
+
     def _by_layer(self, vectors: np.ndarray) -> np.ndarray:
         """(A, L + 1, D) -> (L + 1, A, D), standardised where asked for."""
         vectors = np.asarray(vectors, dtype=np.float64).swapaxes(0, 1)
@@ -390,6 +445,10 @@ def headlines(info: Mapping) -> list[str]:
         onset = info["divergence"]["onset"]
         span = f"layer {onset['layer']} [{onset['low']}, {onset['high']}] of {info['layers']['base'] - 1}"
         lines.append(f"divergence reaches half of its largest value at {span}")
+    tested = {name: row for name, row in info.get("noise_floor", {}).get("layers", {}).items() if row["of"]}
+    if tested:
+        counts = ", ".join(f"{_METRICS[name]['name']} {row['flagged']} of {row['of']}" for name, row in tested.items())
+        lines.append(f"layers that changed beyond every noise floor: {counts}")
     for name, label in (("base", "base"), ("fine_tuned", "fine-tuned")):
         if name in info["logit_lens"]:
             loss = info["logit_lens"][name]["loss"]
@@ -434,6 +493,10 @@ def _final_norm(model: nn.Module) -> nn.Module:
         if isinstance(output, Tensor) and output.data_ptr() == last.data_ptr():
             return module
     raise UserError(f"{type(model).__name__}: its final norm was not found")
+
+
+def _layer_distance(vectors: np.ndarray) -> np.ndarray:
+    return representation.cosine_distance(vectors[:, :-1], vectors[:, 1:])
 
 
 def _relative(new: np.ndarray, old: np.ndarray) -> float:

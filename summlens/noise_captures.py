@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -25,27 +26,31 @@ from summlens.data import Example
 
 log = logging.getLogger(__name__)
 
+NUMERICAL = "base against base with weights and activations rounded to bfloat16"
+SEEDS = "fine-tuned against that of seed {}: the largest distance between two"
+Measured = TypeVar("Measured")
+
 
 @dataclass(frozen=True)
-class Floor:
-    """`pairs` are the arrays of two captures each, of models between which nothing of interest changed.
+class Floor(Generic[Measured]):
+    """`pairs` are what was measured of two models each, between which nothing of interest changed.
 
-    The first of a pair also holds attention kl and js of its model against that of the second, and how far the weights
-    of the two lie apart (weights_by_head/...), where they were compared. `start` is step 0, `ends` are the last
-    captures of the other seeds: what the same training did there.
+    Here that is the arrays of their captures. The first of a pair also holds attention kl and js of its model against
+    that of the second, and how far the weights of the two lie apart (weights_by_head/...), where they were compared.
+    `start` is base (step 0), `ends` are the fine-tuned models of the other seeds: what the same training did there.
     """
 
     what: str
-    pairs: list[tuple[Mapping, Mapping]]
-    start: Mapping
-    ends: list[Mapping] = field(default_factory=list)
+    pairs: list[tuple[Measured, Measured]]
+    start: Measured
+    ends: list[Measured] = field(default_factory=list)
 
 
-def numerical(base: nn.Module, examples: Sequence[Example], first: Mapping) -> Floor:
+def numerical(base: nn.Module, examples: Sequence[Example], first: Mapping) -> Floor[Mapping]:
     """`first`: the arrays of the run's step 0."""
     log.info("noise floor: base with bfloat16 rounding on %d probe articles", len(examples))
     arrays = capture(rounded(base), examples, base=base, positions=("summary",))
-    return Floor("base against base with weights and activations rounded to bfloat16", [(arrays, first)], first)
+    return Floor(NUMERICAL, [(arrays, first)], first)
 
 
 def rounded(model: nn.Module) -> nn.Module:
@@ -69,7 +74,9 @@ def _round(values: Tensor) -> Tensor:
     return values.to(torch.bfloat16).to(values.dtype) if values.is_floating_point() else values
 
 
-def seeds(run: Run, fine_tuned: nn.Module, examples: Sequence[Example], first: Mapping, last: Mapping) -> Floor | None:
+def seeds(
+    run: Run, fine_tuned: nn.Module, examples: Sequence[Example], first: Mapping, last: Mapping
+) -> Floor[Mapping] | None:
     """None where the run has no fine-tune of another seed on the same probe articles.
 
     `first`, `last`: the arrays of the run's step 0 and of its last captured step. A seed whose model is gone is
@@ -90,8 +97,7 @@ def seeds(run: Run, fine_tuned: nn.Module, examples: Sequence[Example], first: M
         return None
     log.info("noise floor: fine-tuned against that of seed %s", ", ".join(names))
     pairs = [(_compared(*one, model, examples), arrays) for one, (model, arrays) in combinations(known, 2)]
-    what = f"fine-tuned against that of seed {', '.join(names)}: the largest distance between two"
-    return Floor(what, pairs, first, [arrays for _, arrays in known[1:]])
+    return Floor(SEEDS.format(", ".join(names)), pairs, first, [arrays for _, arrays in known[1:]])
 
 
 def _model(folder: Path, like: nn.Module) -> nn.Module | None:

@@ -57,7 +57,7 @@ def test_rank_correlation_without_parts_or_order():
 @pytest.mark.parametrize("articles", [8, 9])
 def test_halves_are_disjoint_and_equal_in_size(random, articles):
     values = random.normal(size=(articles, 2, 3)) * np.array([1, 10, 0.1])
-    found = halves(values, halvings=4000, seed=1)
+    found = halves(values, count=4000, seed=1)
     differences = []
     for _ in range(4000):
         order = random.permutation(articles)

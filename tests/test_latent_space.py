@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -108,7 +109,8 @@ def test_steps_are_compared_with_step_zero(no_projection):
         np.testing.assert_allclose(arrays[f"{name}/steps"][2], arrays[f"{name}/same_layer"][0])
         np.testing.assert_allclose(arrays[f"{name}/steps/low"][2], arrays[f"{name}/same_layer"][1])
     assert info["difference_from_captured"]["fine_tuned"] == 0
-    assert info["left_out"].keys() == {"logit_lens/base", "logit_lens/fine_tuned"}
+    floors = {"noise_floor/numerical", "noise_floor/seed", "noise_floor/sampling of RSA and CKA"}
+    assert info["left_out"].keys() == {"logit_lens/base", "logit_lens/fine_tuned", *floors}
 
 
 def test_a_model_that_is_not_the_last_step_is_noted(no_projection):
@@ -170,7 +172,7 @@ def test_few_articles_leave_out_by_name(no_projection, articles):
 def test_too_few_different_points_leave_out_the_projection():
     info, arrays = analyze(Representation(np.ones((5, 2, 4))), Representation(np.ones((5, 2, 4))), {}, resamples=5)
     assert {"projection", "clusters"} <= info["left_out"].keys() and "projection/pca2" not in arrays
-    assert np.isnan(arrays["rsa/same_layer"]).all() and latent_space.headlines(info) == []
+    assert np.isnan(arrays["rsa/same_layer"]).all() and "CKA" not in "".join(latent_space.headlines(info))
     assert info["divergence"]["onset"]["layer"] is None
 
 
@@ -291,11 +293,51 @@ def script(monkeypatch, *arguments):
     runpy.run_path(str(SCRIPT), run_name="__main__")
 
 
+@pytest.fixture
+def with_another_seed(finished_run):
+    """The finished run with a fine-tune of another seed beside it; afterwards as it was."""
+    other = finished_run.companion("seed-1")
+    step = finished_run.read_step(8)
+    other.write_json("run.json", {"state": "trained"})
+    other.write_step(8, {}, {"latent/residual": step.arrays["latent/residual"] + np.float32(0.1)})
+    changed(tiny_model("gpt2"), seed=4).save_pretrained(other.model_outputs)
+    yield finished_run
+    shutil.rmtree(other.metrics)
+    shutil.rmtree(other.model_outputs)
+
+
+def test_script_with_another_seed(with_another_seed, monkeypatch, no_projection):
+    script(monkeypatch, "--output-dir", with_another_seed.root, "--causal", "off", "--no-explorer")
+    info, arrays = with_another_seed.read_json("latent_space.json"), with_another_seed.read_arrays("latent_space.npz")
+    assert list(info["noise_floor"]["floors"]) == ["sampling", "numerical", "seed"]
+    for name, row in info["noise_floor"]["layers"].items():
+        assert (
+            row["flag"] == arrays[f"noise_floor/{name}/flag"].tolist()
+            and (arrays[f"noise_floor/{name}/seed"] >= 0).all()
+        )
+    assert info["noise_floor"]["layers"].keys() == info["metrics"].keys()
+    script(monkeypatch, "--output-dir", with_another_seed.root, "--no-models")
+    info = with_another_seed.read_json("latent_space.json")
+    assert list(info["noise_floor"]["floors"]) == ["sampling", "seed"]
+    assert info["noise_floor"]["layers"].keys() == {"rsa", "cka", "divergence/cosine", "layer_distance"}
+    script(
+        monkeypatch,
+        "--output-dir",
+        with_another_seed.root,
+        "--causal",
+        "off",
+        "--model",
+        with_another_seed.root / "base",
+    )
+    assert list(with_another_seed.read_json("latent_space.json")["noise_floor"]["floors"]) == ["sampling", "numerical"]
+
+
 def test_script_with_and_without_models(finished_run, monkeypatch, capsys, no_projection):
     script(monkeypatch, "--output-dir", finished_run.root)
     said = capsys.readouterr().out
     info, arrays = finished_run.read_json("latent_space.json"), finished_run.read_arrays("latent_space.npz")
-    assert info["fine_tuned"] == str(finished_run.model_outputs) and info["left_out"] == {}
+    assert info["fine_tuned"] == str(finished_run.model_outputs)
+    assert info["left_out"].keys() == {"noise_floor/seed", "noise_floor/sampling of RSA and CKA"}
     assert "debiased CKA" in said and "fine-tuned" in said and "latent_space.npz" in said
     assert arrays["logit_lens/fine_tuned/loss"].shape == arrays["logit_lens/base/rank"].shape == (6, 3)
     assert info["difference_from_captured"]["base"] < 1e-5
@@ -303,8 +345,9 @@ def test_script_with_and_without_models(finished_run, monkeypatch, capsys, no_pr
 
     script(monkeypatch, "--output-dir", finished_run.root, "--no-models")
     info, saved = finished_run.read_json("latent_space.json"), finished_run.read_arrays("latent_space.npz")
-    assert info["left_out"].keys() == {"logit_lens/base", "logit_lens/fine_tuned"}
-    assert saved.keys() == {name for name in arrays if not name.startswith("logit_lens")}
+    assert {"logit_lens/base", "logit_lens/fine_tuned", "noise_floor/numerical"} <= info["left_out"].keys()
+    assert not any(name.startswith("logit_lens") for name in saved)
+    assert {name for name in arrays if not name.startswith(("logit_lens", "noise_floor"))} <= saved.keys()
     np.testing.assert_allclose(saved["cka/same_layer"], arrays["cka/same_layer"], atol=1e-4)
     np.testing.assert_allclose(saved["divergence/cosine"], arrays["divergence/cosine"], atol=1e-4)
 

@@ -66,7 +66,14 @@ def _spearman(x, y):
     return np.divide((a * b).sum(axis=1), size, out=np.full(len(a), np.nan), where=size > 0)
 
 
-def halves(values, halvings=1000, confidence=0.95, seed=0):
+def halvings(articles, count, seed=0):
+    """(count, A): 1 for the articles of one half, -1 for those of the other, at random; with an odd A one 0 a row."""
+    half = articles // 2
+    sides = np.array([1.0] * half + [-1.0] * half + [0.0] * (articles % 2))
+    return np.random.default_rng(seed).permuted(np.tile(sides, (count, 1)), axis=1)
+
+
+def halves(values, count=1000, confidence=0.95, seed=0):
     """(...): how far the means over two disjoint random halves of the articles differ, at most, in 95 % of halvings.
 
     `values` (A, ...) of one model: nothing but the articles differs between the halves. With an odd A one article is
@@ -77,12 +84,9 @@ def halves(values, halvings=1000, confidence=0.95, seed=0):
     if articles < 4:
         return np.full(shape, np.nan)[()]
     values = values.reshape(articles, -1)
-    generator = np.random.default_rng(seed)
-    half = articles // 2
-    signs = np.array([1.0] * half + [-1.0] * half + [0.0] * (articles % 2)) / half
-    signs = generator.permuted(np.tile(signs, (halvings, 1)), axis=1)
+    signs = halvings(articles, count, seed) / (articles // 2)
     floor = np.empty(values.shape[1])
-    width = max(1, _CHUNK // halvings)
+    width = max(1, _CHUNK // count)
     for start in range(0, values.shape[1], width):
         columns = slice(start, start + width)
         floor[columns] = np.quantile(np.abs(signs @ values[:, columns]), confidence, axis=0)

@@ -94,16 +94,29 @@ def rsa_interval(x, y, resamples=1000, confidence=0.95, seed=0):
     Returns:
         (value, low, high), each (L,) or (S, L).
     """
+    return _interval(*rsa_draws(x, y, bootstrap_counts(np.shape(y)[-2], resamples, seed)), confidence)
+
+
+def cka_interval(x, y, resamples=1000, confidence=0.95, seed=0):
+    """Debiased linear CKA of x and y with its percentile bootstrap interval; arguments and result as `rsa_interval`."""
+    return _interval(*cka_draws(x, y, bootstrap_counts(np.shape(y)[-2], resamples, seed)), confidence)
+
+
+def rsa_draws(x, y, counts):
+    """(value, draws), (L,) or (S, L) and (B, L) or (B, S, L): RSA of x and y, and in B samples of their articles.
+
+    Args:
+        x, y: as in `rsa_interval`.
+        counts: (B, A) how often each sample holds an article: `bootstrap_counts`, or 0 and 1 for a part of them.
+    """
     y = np.asarray(y)
-    articles = y.shape[-2]
     ranked_x = _upper(rdm(x))
     ranked_y = _upper(rdm(y)).reshape(-1, *ranked_x.shape)  # (S, L, pairs)
     values = (_unit_ranks(ranked_x) * _unit_ranks(ranked_y)).sum(axis=-1)
-    left, right = np.triu_indices(articles, k=1)
-    counts = bootstrap_counts(articles, resamples, seed)
-    drawn = np.empty((resamples, *values.shape))
+    left, right = np.triu_indices(y.shape[-2], k=1)
+    drawn = np.empty((len(counts), *values.shape))
     size = max(1, _CHUNK // max(len(left), 1))
-    for start in range(0, resamples, size):
+    for start in range(0, len(counts), size):
         rows = slice(start, start + size)
         weights = counts[rows, left] * counts[rows, right]
         for layer in range(len(ranked_x)):
@@ -111,28 +124,27 @@ def rsa_interval(x, y, resamples=1000, confidence=0.95, seed=0):
             for comparison in range(len(ranked_y)):
                 ranks_y = _weighted_ranks(ranked_y[comparison, layer], weights)
                 drawn[rows, comparison, layer] = _weighted_correlation(ranks_x, ranks_y, weights)
-    return _interval(values.reshape(y.shape[:-2]), drawn.reshape(resamples, *y.shape[:-2]), confidence)
+    drawn[:, np.isnan(values)] = np.nan  # distances that are not defined have no ranks
+    return values.reshape(y.shape[:-2]), drawn.reshape(len(counts), *y.shape[:-2])
 
 
-def cka_interval(x, y, resamples=1000, confidence=0.95, seed=0):
-    """Debiased linear CKA of x and y with its percentile bootstrap interval; arguments and result as `rsa_interval`.
+def cka_draws(x, y, counts):
+    """Debiased linear CKA of x and y, and in B samples of their articles; arguments and result as `rsa_draws`.
 
-    The U-statistics are weighted by how often each article was drawn; the features are not centred or scaled anew.
+    The U-statistics are weighted by `counts`; the features are not centred or scaled anew.
     """
     y = np.asarray(y)
     grams_x = _gram(x)
     articles = grams_x.shape[-1]
     grams_y = _gram(y).reshape(-1, *grams_x.shape)  # (S, L, A, A)
-    weights = np.concatenate(
-        [np.ones((1, articles)), bootstrap_counts(articles, resamples, seed)]
-    )  # the sample itself first
+    weights = np.concatenate([np.ones((1, articles)), counts])  # the articles as they are first
     drawn = np.empty((len(weights), *grams_y.shape[:2]))
     for layer, k in enumerate(grams_x):
         own_x = _hsic(k, k, weights)
         for comparison, other in enumerate(grams_y[:, layer]):
             drawn[:, comparison, layer] = _cka(_hsic(k, other, weights), own_x, _hsic(other, other, weights))
     drawn = drawn.reshape(len(weights), *y.shape[:-2])
-    return _interval(drawn[0], drawn[1:], confidence)
+    return drawn[0], drawn[1:]
 
 
 def cosine_distance(x, y):
