@@ -55,14 +55,10 @@ def above_noise(
         | {name: floor.what for name, floor in floors.items()},
         "layers": {},
     }
+    found = {name: _similarity(draw, *pairs["vectors"], floors, seed, resamples) for name, draw in SIMILARITIES.items()}
+    found |= {name: by_article(name, *pair, floors, seed) for name, pair in pairs.items() if name != "vectors"}
     arrays = {}
-    for name in (*SIMILARITIES, *pairs):
-        if name in SIMILARITIES:
-            counts, own = _similarity(SIMILARITIES[name], *pairs["vectors"], floors, seed, resamples)
-        elif name != "vectors":
-            counts, own = by_article(name, *pairs[name], floors, seed)
-        else:
-            continue
+    for name, (counts, own) in found.items():
         arrays |= {f"noise_floor/{name}/{key}": values for key, values in own.items()}
         if counts:
             summary["layers"][name] = counts
