@@ -288,7 +288,7 @@ class _Analysis:
             }.items()
         }
         single = self.arrays["patching/denoising/heads"]
-        found = causal_circuit.find(base, fine_tuned, examples, single, rankings, self.seed, self.resamples)
+        found = causal_circuit.find(base, fine_tuned, examples, self.gain, single, rankings, self.seed, self.resamples)
         if isinstance(found, str):
             self.left_out["circuit"] = found
         else:
@@ -355,7 +355,7 @@ def headlines(info: Mapping) -> list[str]:
     if "circuit" in info:
         circuit = info["circuit"]
         recovered = _range(circuit["greedy"]["share"], circuit["greedy"])
-        lines.append(f"{circuit['size']} of {circuit['of']} heads recover {recovered} of what all heads recover")
+        lines.append(f"{circuit['size']} of {circuit['of']} heads recover {recovered} of the gain")
     return lines
 
 

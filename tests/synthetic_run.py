@@ -390,9 +390,10 @@ def causal_info(layers: int, heads: int, articles: int) -> dict:
             "size": 2,
             "of": layers * heads,
             "articles": {"search": 3, "held_out": 3},
-            "all_heads": 1.2,
+            "target_of": "gain",
+            "all_heads": {"share": 0.95, "low": 0.9, "high": 1.0},
             "greedy": share,
-            "by_metric": {"kl": {"share": 0.1, "low": 0.0, "high": 0.2, "in_common": 0}},
+            "by_metric": {"kl": {"share": 0.1, "low": 0.0, "high": 0.2, "in_common": 0, "p_value": 0.6}},
             "random": {"shares": [0.0, 0.1, 0.3], "p_value": 0.04},
         },
         "noise_floor": {

@@ -350,6 +350,9 @@ def test_ablation_patching_and_circuit_name_the_planted_head(planted):
     shares = np.array(circuit["random"]["shares"])
     assert ((np.abs(shares) < 1e-4) | (np.abs(shares - 1) < 1e-4)).all() and (shares < 0.5).any()
     assert circuit["by_metric"]["attribution_patching"]["in_common"] == 1
+    assert circuit["target_of"] == "gain" and circuit["all_heads"]["share"] == pytest.approx(1, abs=1e-4)
+    as_good = sum(share >= circuit["greedy"]["share"] for share in shares)
+    assert circuit["random"]["p_value"] == (as_good + 1) / (len(shares) + 1) and len(shares) >= 50
 
 
 def test_a_model_that_learned_nothing_shows_nothing(planted):
@@ -404,9 +407,52 @@ def test_greedy_search_takes_what_a_hand_made_table_says():
             return np.array([worth, worth])
 
     known = {head: Search().recovered([head]).mean() for head in (a, b, c, d)}
-    chosen, curve = causal_circuit._greedy(Search(), known, 1.0)
+    chosen, curve = causal_circuit._greedy(Search(), known, 0.8)
     assert chosen in ([a, c], [b, c])
     np.testing.assert_allclose(curve, [0.5, 0.9])
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_greedy_search_chooses_as_one_that_measures_every_head_at_every_step(seed):
+    """Each head covers some of 40 weighted things: diminishing returns, with more redundant heads than LOOKS."""
+    random = np.random.default_rng(seed)
+    heads = [(0, index) for index in range(14)]
+    weights = random.uniform(0.2, 1, 40)
+    covers = {head: random.random(40) < 0.2 for head in heads}
+    for head in heads[:7]:  # the best alone, and each of them the same
+        covers[head] = np.arange(40) < 15
+
+    class Search:
+        def recovered(self, members):
+            return np.array([weights[np.any([covers[head] for head in members], axis=0)].sum()])
+
+    def slow(goal):
+        chosen, reached = [], 0.0
+        while reached < goal:
+            value = {head: Search().recovered([*chosen, head])[0] for head in heads if head not in chosen}
+            chosen.append(max(value, key=value.get))
+            reached = value[chosen[-1]]
+        return chosen
+
+    known = {head: Search().recovered([head])[0] for head in heads}
+    goal = 0.8 * Search().recovered(heads)[0]
+    chosen, curve = causal_circuit._greedy(Search(), dict(known), goal)
+    assert chosen == slow(goal) and len(chosen) >= 3
+    np.testing.assert_allclose(curve[-1], Search().recovered(chosen)[0])
+    assert curve[-1] >= goal > curve[-2]
+
+
+def test_where_heads_alone_cannot_reach_the_goal_the_circuit_says_so(planted):
+    """The planted head is all that differs; with a gain twice as large as it was, heads recover half of it."""
+    base, fine_tuned, examples = planted
+    arrays = causal_effects.measure(base, fine_tuned, examples, exact=True)
+    gain, single = 2 * (arrays["loss/base"] - arrays["loss/fine_tuned"]), arrays["patching/denoising/heads"]
+    circuit = causal_circuit.find(base, fine_tuned, examples, gain, single, {}, seed=0, resamples=100)
+    assert circuit["target_of"] == "all_heads" and "for those recover less of the gain" in circuit["definition"]
+    assert circuit["heads"] == [(1, 2)]
+    for recovered in (circuit["all_heads"], circuit["greedy"]):
+        assert recovered["share"] == pytest.approx(0.5, abs=1e-4)
+    assert circuit["curve"] == pytest.approx([0.5], abs=1e-4)
 
 
 def test_fast_tests_leave_out_what_takes_long(planted):

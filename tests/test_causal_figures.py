@@ -102,11 +102,17 @@ def test_the_verdict_on_moving_and_mattering_follows_the_interval(value, low, hi
 def test_circuit_and_noise_floor_draw_their_numbers(data):
     picture = causal.circuit(data)
     dots = [line for line in picture.figure.axes[0].get_lines() if line.get_marker() == "o"]
-    assert [line.get_xdata()[0] for line in dots] == [85, 10]
+    assert [line.get_xdata()[0] for line in dots] == [95, 85, 10]
     (random,) = (line for line in picture.figure.axes[0].get_lines() if line.get_marker() == "|")
     np.testing.assert_allclose(random.get_xdata(), [0, 10, 30])
-    assert "2 of 15 heads (2.3, 0.1) recover 85 % [70, 95]" in picture.finding
+    assert "2 of 15 heads (2.3, 0.1) recover 85 % [70, 95] of the gain, all heads 95 % [90, 100]" in picture.finding
     assert "3 random sets of that size recover 10 % at the median" in picture.finding
+    dashed = [line.get_xdata()[0] for line in picture.figure.axes[0].get_lines() if line.get_linestyle() == "--"]
+    assert dashed == [80]
+    data.causal["circuit"]["target_of"] = "all_heads"
+    picture = causal.circuit(data)
+    dashed = [line.get_xdata()[0] for line in picture.figure.axes[0].get_lines() if line.get_linestyle() == "--"]
+    assert dashed == pytest.approx([76]) and "80 % of what all heads recover, which is less than" in picture.reading
 
     picture = causal.noise_floor(data)
     left, middle, right = picture.figure.axes
@@ -177,7 +183,20 @@ def test_the_answer_quotes_the_causal_tests(data):
     assert "depends most on head 2.3: without it the loss on the reference summary rises by 0.300" in text
     assert "head 2.3 carries most: with base's output in its place 40.0 [35.0, 45.0] % is lost" in text
     assert "are closely those that matter most (ρ = 0.70 [0.60, 0.80])" in text
-    assert "2 of 15 heads recover 85 % [70, 95]" in text and "attention KL recover 10 %" in text
+    assert (
+        "2 of 15 heads recover 85 % [70, 95] of the gain on held-out articles; as many heads recover 10 % chosen at "
+        "random and 10 % chosen by attention KL (no better than random)." in text
+    )
+    data.causal["circuit"]["by_metric"]["kl"]["p_value"] = 0.02
+    data.causal["circuit"]["target_of"] = "all_heads"
+    text = said(data)
+    assert (
+        "All 15 heads together recover only 95 % [90, 100] of the gain on held-out articles; 2 of 15 heads recover"
+        in text
+    )
+    assert "chosen by attention KL." in text
+    del data.causal["circuit"]["random"]
+    assert "All 15 heads are needed to recover 95 % [90, 100] of the gain" in said(data)
 
 
 def test_the_answer_says_when_it_is_no_more_than_noise(data):

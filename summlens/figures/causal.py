@@ -199,9 +199,9 @@ def verdict(found: dict | None, name: str) -> str:
 
 
 def circuit(data: RunData) -> Picture:
-    """What the greedy set recovers on held-out articles, beside random sets and those of cheaper metrics."""
+    """What the greedy set recovers on held-out articles, beside all heads, random sets and those of cheaper metrics."""
     found = part(data, "circuit")
-    rows = [("found greedily", found["greedy"], INK)]
+    rows = [("all heads", found["all_heads"], MUTED), ("found greedily", found["greedy"], INK)]
     rows += [
         (f"by {CHOOSERS[name]}", found["by_metric"][name], ACCENT) for name in CHOOSERS if name in found["by_metric"]
     ]
@@ -215,29 +215,37 @@ def circuit(data: RunData) -> Picture:
         shares = 100 * np.array(found["random"]["shares"], dtype=float)
         axes.plot(shares, np.full(len(shares), len(rows)), "|", color=BASE, markersize=9)
         labels.append(f"{len(shares)} random sets")
-    axes.axvline(100 * found["target"], color=MUTED, linewidth=0.8, linestyle="--")
-    axes.set(ylim=(len(labels) - 0.5, -0.5), xlabel="% of what all heads recover, held-out articles")
+    of_gain = found["target_of"] == "gain"
+    goal = 100 * found["target"] * (1 if of_gain else found["all_heads"]["share"])
+    axes.axvline(goal, color=MUTED, linewidth=0.8, linestyle="--")
+    axes.set(ylim=(len(labels) - 0.5, -0.5), xlabel="% of the gain, held-out articles")
     axes.set_yticks(range(len(labels)), labels)
     axes.grid(axis="y", visible=False)
     names = ", ".join(f"{layer}.{head}" for layer, head in found["heads"][:8])
     more = "" if found["size"] <= 8 else " and others"
-    random = found.get("random")
-    beside = (
-        f"; {len(shares)} random sets of that size recover {np.median(shares):.0f} % at the median" if random else ""
+    beside = f"; {len(shares)} random sets of that size recover {np.median(shares):.0f} % at the median" * (
+        "random" in found
     )
-    gain = data.causal["loss"]["gain"]["mean"]
+    aim = f"{100 * found['target']:.0f} % of " + (
+        "the gain" if of_gain else "what all heads recover, which is less than that share of the gain,"
+    )
     return Picture(
         "causal_circuit",
         "The smallest set of heads that carries most of it",
-        f"{found['size']} of {found['of']} heads ({names}{more}) recover {100 * found['greedy']['share']:.0f} % "
-        f"[{100 * found['greedy']['low']:.0f}, {100 * found['greedy']['high']:.0f}] of what all heads recover{beside}.",
-        f"Heads of fine-tuned restored in base until {100 * found['target']:.0f} % (dashed) of what all heads recover "
-        f"is reached, searched on {found['articles']['search']} articles and measured on the other "
-        f"{found['articles']['held_out']}. All heads together recover {found['all_heads']:.3f} of the "
-        f"{gain:.3f} nats a token gained. Below: sets of the same size chosen otherwise.",
-        "The search is greedy: a smaller set may exist. " + ARTICLES_ONLY,
+        f"{found['size']} of {found['of']} heads ({names}{more}) recover {recovered(found['greedy'])} of the gain, all "
+        f"heads {recovered(found['all_heads'])}{beside}.",
+        f"Heads of fine-tuned restored in base until {aim} (dashed) is reached, searched on "
+        f"{found['articles']['search']} articles and measured on the other {found['articles']['held_out']}. "
+        "Below: sets of the same size chosen otherwise.",
+        "The search is greedy: a smaller set may exist. What heads do not recover, MLPs, embeddings and norms carry. "
+        + ARTICLES_ONLY,
         figure=figure,
     )
+
+
+def recovered(found: dict) -> str:
+    """A share of the gain in %, with its interval, as it stands in a sentence."""
+    return f"{100 * found['share']:.0f} % [{100 * found['low']:.0f}, {100 * found['high']:.0f}]"
 
 
 FLOORS = {

@@ -196,15 +196,24 @@ def _ablated(data: RunData) -> str:
 
 
 def _circuit(data: RunData) -> str:
+    """What the smallest set recovers, and whether cheaper metrics would have chosen one as good."""
     found = (data.causal or {}).get("circuit")
     if not found:
         return ""
-    greedy = found["greedy"]
-    interval = f"{100 * greedy['share']:.0f} % [{100 * greedy['low']:.0f}, {100 * greedy['high']:.0f}]"
+    everything = causal.recovered(found["all_heads"])
     if "random" not in found:
-        return f"All {found['of']} heads are needed to recover what heads recover: no smaller set carries the gain."
-    text = f"{found['size']} of {found['of']} heads recover {interval} of what all heads recover on held-out articles"
+        return f"All {found['of']} heads are needed to recover {everything} of the gain: no smaller set does."
+    text = f"{found['size']} of {found['of']} heads recover {causal.recovered(found['greedy'])} of the gain"
+    if found["target_of"] == "gain":
+        text += " on held-out articles"
+    else:
+        text = f"All {found['of']} heads together recover only {everything} of the gain on held-out articles; {text}"
+    median = 100 * np.median(found["random"]["shares"])
     if found["random"]["p_value"] > 0.05:
-        return f"{text}, no more than random sets of that size do by chance."
-    kl = found["by_metric"].get("kl")
-    return f"{text}; as many heads chosen by attention KL recover {100 * kl['share']:.0f} %." if kl else f"{text}."
+        return f"{text}, no more than random sets of that size do by chance ({median:.0f} % at the median)."
+    chosen = []
+    for name in (name for name in causal.MOVED if name in found["by_metric"]):
+        row = found["by_metric"][name]
+        doubt = " (no better than random)" if row["p_value"] > 0.05 else ""
+        chosen.append(f"{100 * row['share']:.0f} % chosen by {causal.CHOOSERS[name]}{doubt}")
+    return f"{text}; as many heads recover {_listed([f'{median:.0f} % chosen at random', *chosen])}."
