@@ -10,9 +10,11 @@ seed       how far fine-tuned models of different seeds lie apart: the largest d
            change that must be larger is the smallest of all seeds': between a seed that changed and one that did not
            the distance is the change itself.
 
-`flag` is true where Benjamini-Hochberg at 5 % names the change (over all heads, layers or neurons of one metric) and
-its size is beyond every floor there is. The test asks whether the paired differences of the articles could have either
-sign (two-sided): sign randomisation for heads and layers, paired t-test for neurons, too many to resample.
+`flag` is true where Benjamini-Hochberg at 5 % names the change, over all heads, layers or neurons of its metric and
+again over all metrics of heads (or of layers) together, and its size is beyond every floor there is. By metric alone a
+model that did not change would be named in one metric of twenty. The test asks whether the paired differences of the
+articles could have either sign (two-sided): sign randomisation for heads and layers, paired t-test for neurons, too
+many to resample.
 
 A divergence (KL, JS, cosine) is never negative and base's from itself is zero: halves say nothing, and a test against
 zero would name it whatever happened. Its floor is the divergence between the two models of a floor, its test is against
@@ -22,6 +24,7 @@ articles: those of a head are flagged where they moved further than the seeds' l
 """
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -34,6 +37,7 @@ from summlens.noise_captures import Floor
 
 _HEADS = re.compile(r"attention/(\w+)/summary|(head_output_norm)/summary")
 _LAYERS = re.compile(r"activation/(\w+)/mean_abs/summary")
+_SIGNS = 10_000, 100_000  # sign assignments of a randomisation test: the fewest and the most
 _DIVERGENCE = re.compile(r"heads/(kl|js)(_no_sink)?|divergence/cosine")
 
 Pair = tuple[np.ndarray, np.ndarray]
@@ -55,7 +59,8 @@ def above_noise(
     """
     floors = floors or {}
     summary: dict = {
-        "definition": "flag: Benjamini-Hochberg at 5 % over paired tests by article, and a change beyond every floor",
+        "definition": "flag: Benjamini-Hochberg at 5 % over paired tests by article, over each metric and over all "
+        "metrics of heads or of layers together, and a change beyond every floor",
         "tests": "sign randomisation (heads, layers; divergences against those of the floors), paired t-test (neurons)",
         "floors": {"sampling": "95 % of the distances between disjoint halves of the probe articles in base alone"}
         | {name: floor.what for name, floor in floors.items()},
@@ -71,11 +76,18 @@ def above_noise(
         )
         for key, floor in floors.items()
     }
+    # So many that a single change among all tests of its level could still be named.
+    tests: Counter[str] = Counter()
+    for name, (base, _) in pairs.items():
+        tests[name.split("/")[0]] += base[0].size
+    found = {
+        name: by_article(name, *pair, measured, seed, int(np.clip(20 * tests[name.split("/")[0]], *_SIGNS)))
+        for name, pair in pairs.items()
+    }
+    found = {name: result for name, result in found.items() if result[0]}
+    _over_all_metrics(found)
     arrays = {}
-    for name, (base, fine_tuned) in pairs.items():
-        counts, own = by_article(name, base, fine_tuned, measured, seed)
-        if not counts:
-            continue
+    for name, (counts, own) in found.items():
         arrays |= {f"noise_floor/{name}/{key}": values for key, values in own.items()}
         if name == "neurons":
             flag = counts.pop("flag")
@@ -86,12 +98,33 @@ def above_noise(
     return summary, arrays
 
 
+def _over_all_metrics(found: Mapping[str, tuple[dict, dict[str, np.ndarray]]]) -> None:
+    """Takes back the flags of what Benjamini-Hochberg does not name over all numbers of its level together."""
+    for level in ("heads", "layers"):
+        own = [name for name in found if name.startswith(f"{level}/")]
+        if not own:
+            continue
+        named = discoveries(np.concatenate([found[name][1]["p"].ravel() for name in own]))
+        for name in own:
+            counts, arrays = found[name]
+            mine, named = named[: arrays["p"].size], named[arrays["p"].size :]
+            flag = arrays["flag"] & mine.reshape(arrays["p"].shape)
+            arrays["flag"] = counts["flag"] = flag
+            counts["flagged"] = int(flag.sum())
+
+
 def by_article(
-    name: str, base: np.ndarray, fine_tuned: np.ndarray, floors: Mapping[str, Floor], seed: int
+    name: str,
+    base: np.ndarray,
+    fine_tuned: np.ndarray,
+    floors: Mapping[str, Floor],
+    seed: int,
+    signs: int = _SIGNS[0],
 ) -> tuple[dict, dict[str, np.ndarray]]:
     """What `verdict` says of the number `name`, (A, ...) of base and of fine-tuned; empty where it has no floor.
 
-    `floors`: what was measured of each model holds `name`, (A, ...), where it could be measured.
+    `floors`: what was measured of each model holds `name`, (A, ...), where it could be measured. `signs`: how many
+    random sign assignments a test has.
     """
     # An article may have no value at all: a copy score without a copied word.
     known = np.isfinite(base + fine_tuned).reshape(len(base), -1).any(axis=1)
@@ -110,7 +143,7 @@ def by_article(
         ends[key] = [np.abs(one.mean(axis=0)) for one in moved if one is not None]
     if not distances:
         return {}, {}
-    p_values = _p_values(name, base, fine_tuned, against, seed)
+    p_values = _p_values(name, base, fine_tuned, against, seed, signs)
     return verdict(np.abs((fine_tuned - base).mean(axis=0)), p_values, distances, ends)
 
 
@@ -154,13 +187,13 @@ def _between(name: str, one: Mapping, other: Mapping, known: np.ndarray) -> np.n
     return distance if name == "neurons" else distance[known]
 
 
-def _p_values(name: str, base: np.ndarray, fine_tuned: np.ndarray, against: list, seed: int) -> np.ndarray:
+def _p_values(name: str, base: np.ndarray, fine_tuned: np.ndarray, against: list, seed: int, signs: int) -> np.ndarray:
     if _DIVERGENCE.fullmatch(name):
-        return np.max([randomisation_test(fine_tuned, one, seed=seed) for one in against], axis=0)
+        return np.max([randomisation_test(fine_tuned, one, signs, seed) for one in against], axis=0)
     if name == "neurons":
         with np.errstate(invalid="ignore", divide="ignore"):
             return ttest_rel(fine_tuned, base, axis=0).pvalue
-    return randomisation_test(fine_tuned, base, seed=seed)
+    return randomisation_test(fine_tuned, base, signs, seed)
 
 
 def weights_beyond_seeds(last: Mapping, floor: Floor) -> tuple[dict, dict[str, np.ndarray]]:
