@@ -108,6 +108,21 @@ def script(monkeypatch, *arguments):
         return stopped.code
 
 
+def test_script_states_the_size_of_everything_first_and_refuses_what_does_not_fit(run, monkeypatch, tmp_path, caplog):
+    """Three models of the first two articles: refused whole, also where the disk has room for two of the three."""
+    one = planned_bytes(architecture(tiny_model("gpt2")), tiny_examples()[:2])
+    usage = namedtuple("usage", "free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(3 * one - 1))
+    options = ("--dump-tensors", tmp_path, "--dump-steps", "base,4,fine_tuned")
+    with caplog.at_level("INFO", "summlens"):
+        assert "MiB free: choose fewer" in script(monkeypatch, "--output-dir", run.root, *options)
+    assert f"2 articles of 3 models: {3 * one / 2**20:.1f} MiB below {tmp_path}" in caplog.messages
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(3 * one))
+    assert script(monkeypatch, "--output-dir", run.root, *options) is None
+    assert sum(path.stat().st_size for path in tmp_path.rglob("*.safetensors")) >= 3 * one
+
+
 def test_script_dumps_each_step_from_its_own_model(run, monkeypatch):
     options = ("--dump-tensors", "--dump-layers", "1", "--dump-articles", 2, "--dump-steps", "base,4,fine_tuned")
     assert script(monkeypatch, "--output-dir", run.root, *options) is None

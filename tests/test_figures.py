@@ -20,6 +20,7 @@ from summlens.figures import heads, latent, over_time, parts, rundata, scores
 from summlens.figures.grid import grids
 from summlens.figures.picture import chosen_frames, gif, render, settle
 from summlens.figures.style import diverging_norm
+from summlens.metrics.statistics import bootstrap_interval
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -282,6 +283,23 @@ def test_neurons_are_ranked_in_their_own_deviations(data):
     layer, neuron = data.changed_neurons[0]
     assert abs(change[layer, neuron]) == np.abs(change).max()
     assert data.neurons[-1, 0] == data.last.arrays["neuron/mean"][layer, neuron]
+
+
+def test_the_most_changed_neuron_has_its_interval_over_articles_where_the_causal_tests_read_it(tmp_path):
+    run = synthetic_run.write(tmp_path, layers=2, heads=3, steps=3)
+    data = figures.load(run)
+    assert "there is no interval" in parts.neurons(data).caveat
+    (layer, neuron), shape = data.changed_neurons[0], (data.articles, *data.last.arrays["neuron/mean"].shape)
+    ends = {
+        f"neurons/{name}": np.random.default_rng(n).normal(size=shape) for n, name in enumerate(("base", "fine_tuned"))
+    }
+    run.write_arrays("causal.npz", ends)
+    changes = ends["neurons/fine_tuned"][:, layer, neuron] - ends["neurons/base"][:, layer, neuron]
+    mean, low, high = bootstrap_interval(changes, resamples=1000)
+    assert low < mean < high
+    assert f"of that neuron over articles: {mean:+.3f} [{low:+.3f}, {high:+.3f}]" in parts.neurons(data).caveat
+    run.write_arrays("causal.npz", {key: values[:, :, 1:] for key, values in ends.items()})  # of another model
+    assert "there is no interval" in parts.neurons(data).caveat
 
 
 def test_similarity_and_logit_lens_draw_every_layer(data):

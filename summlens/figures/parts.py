@@ -8,7 +8,7 @@ from summlens.figures.grid import cells, draw_matrix, rows_of
 from summlens.figures.heads import ARTICLES_ONLY
 from summlens.figures.over_time import BAND_RESAMPLES, chosen_layers, line
 from summlens.figures.picture import Picture, new_figure
-from summlens.figures.rundata import Missing, RunData, interval, neuron_change
+from summlens.figures.rundata import Missing, RunData, interval, neuron_change, neuron_changes
 from summlens.figures.style import (
     ACCENT,
     BASE,
@@ -222,6 +222,15 @@ def neurons(data: RunData) -> Picture:
     bar.outline.set_visible(False)
     layer, neuron = shown[0]
     beyond = int((np.abs(change) > 1).sum())
+    by_article = neuron_changes(data, layer, neuron)
+    if by_article is None:
+        spread = "Saved as means over the probe set, so there is no interval over articles here."
+    else:
+        mean, low, high = interval(by_article)
+        spread = (
+            f"Mean change of that neuron over articles: {mean:+.3f} [{low:+.3f}, {high:+.3f}] model units, which does "
+            f"not allow for its having been chosen as the largest. {ARTICLES_ONLY}"
+        )
     return Picture(
         "neurons",
         "MLP neurons",
@@ -229,6 +238,6 @@ def neurons(data: RunData) -> Picture:
         f"{layer} moved most, by {change[layer, neuron]:+.2f} standard deviations.",
         "A neuron's mean activation over all summary positions of the probe set, last capture minus first. Left in "
         "units of the neuron's own standard deviation before fine-tuning; right in model units.",
-        "Saved as means over the probe set, so there is no interval over articles here.",
+        spread,
         figure=figure,
     )

@@ -200,6 +200,18 @@ def neuron_change(data: RunData) -> np.ndarray:
     return (after - before) / np.maximum(deviation, 1e-3 * max(float(np.nanmean(deviation)), 1e-12))
 
 
+def neuron_changes(data: RunData, layer: int, neuron: int) -> np.ndarray | None:
+    """(A,) change of a neuron's mean activation in each probe article, as the causal tests of the run's own models
+    measured it; None where there are none."""
+    if "neurons" not in ((data.causal or {}).get("noise_floor") or {}) or not data.run.has("causal.npz"):
+        return None
+    arrays = _optional(data, lambda: data.run.read_arrays("causal.npz"), True) or {}
+    ends = [arrays.get(f"neurons/{name}") for name in ("base", "fine_tuned")]
+    if any(end is None or end.shape[1:] != data.last.arrays["neuron/mean"].shape for end in ends):
+        return None
+    return ends[1][:, layer, neuron] - ends[0][:, layer, neuron]
+
+
 def gaps(steps: list[int]) -> list[str]:
     """A line for every place where captures are missing, judged by the run's own commonest spacing."""
     spacings = np.diff(steps)
