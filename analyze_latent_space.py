@@ -32,7 +32,7 @@ def parse() -> argparse.Namespace:
         choices=("auto", "exact", "fast", "off"),
         default="auto",
         help="causal tests: every intervention, or a fast gradient approximation; auto = exact where that takes less "
-        "than ten minutes (%(default)s)",
+        "than ten minutes; off also compares models of different depth or number of heads (%(default)s)",
     )
     parser.add_argument("--seed", type=int, default=0, help="of bootstrap, projections, clusters (%(default)s)")
     maps = parser.add_mutually_exclusive_group()
@@ -126,7 +126,9 @@ if __name__ == "__main__":
             else:
                 names = models_of(options, run, described)
                 tokens_of = Config().resolve(described["config"]["model"])
-                base, fine_tuned = latent_space.represent_pair(*names, examples, tokens_of=tokens_of)
+                base, fine_tuned = latent_space.represent_pair(
+                    *names, examples, tokens_of=tokens_of, any_shape=options.causal == "off"
+                )
             floors = latent_floors.measure(
                 base, fine_tuned, examples, None if options.no_models else names[0], run if steps else None
             )

@@ -182,6 +182,17 @@ def architecture(model: nn.Module) -> Architecture:
     return found
 
 
+def check_one_shape(one: Architecture, other: Architecture, names: tuple[str, str]) -> None:
+    """Refuse models whose layers, heads, neurons or tokens are not counterparts of each other's."""
+    for what in ("layers", "heads", "key_heads", "head_dim", "width", "neurons", "vocabulary"):
+        ours, theirs = getattr(one, what), getattr(other, what)
+        if ours != theirs:
+            raise UserError(
+                f"only models of one shape can be compared head by head: {what} is {ours} in {names[0]} and {theirs} "
+                f"in {names[1]}"
+            )
+
+
 def _block(name: str, module: nn.Module, width: int, concatenated: int) -> Block:
     unknown = f"{name} ({type(module).__name__})"
     if any(isinstance(m, nn.ModuleList) for m in module.modules()) or any(p.ndim > 2 for p in module.parameters()):

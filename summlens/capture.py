@@ -14,7 +14,15 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from summlens import models
-from summlens.architecture import SITES, Architecture, architecture, evaluating, observed_attention, observed_sites
+from summlens.architecture import (
+    SITES,
+    Architecture,
+    architecture,
+    check_one_shape,
+    evaluating,
+    observed_attention,
+    observed_sites,
+)
 from summlens.data import Example
 from summlens.errors import UserError
 from summlens.metrics import activations, attention, weights
@@ -246,10 +254,7 @@ def _check(examples: Sequence[Example], found: Architecture) -> None:
 
 def _comparable(found: Architecture, base: nn.Module) -> Architecture:
     other = architecture(base)
-    for what in ("layers", "heads", "key_heads", "head_dim", "width", "neurons", "vocabulary"):
-        ours, theirs = getattr(found, what), getattr(other, what)
-        if ours != theirs:
-            raise UserError(f"the models cannot be compared: {what} {ours} against {theirs} in the base")
+    check_one_shape(found, other, ("the model", "base"))
     return other
 
 

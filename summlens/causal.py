@@ -28,7 +28,7 @@ import numpy as np
 from torch import nn
 
 from summlens import causal_circuit, causal_effects, causal_noise, models, noise_captures
-from summlens.architecture import architecture
+from summlens.architecture import architecture, check_one_shape
 from summlens.artifacts import Run
 from summlens.config import ANOTHER_SEED
 from summlens.data import Example
@@ -43,7 +43,6 @@ FEWEST_ARTICLES = 4
 LONGEST = 600.0  # seconds that exact tests may take before the choice falls on the gradient approximation
 _RATE = {"cpu": 3e10, "cuda": 2e13, "mps": 2e12}  # floating point operations a second that such a device does reach
 _DIRECTIONS = ("noising", "denoising")
-_SAME = ("layers", "heads", "key_heads", "head_dim", "width", "neurons", "vocabulary")
 
 
 def test_pair(
@@ -69,13 +68,7 @@ def test_pair(
 def load_pair(base: str, fine_tuned: str) -> tuple[nn.Module, nn.Module]:
     """Both models on this machine's device. Raises UserError where one cannot be loaded or they differ in shape."""
     pair = tuple(models.load_model(name).to(models.device()) for name in (base, fine_tuned))
-    ours, theirs = (architecture(model) for model in pair)
-    for what in _SAME:
-        if getattr(ours, what) != getattr(theirs, what):
-            raise UserError(
-                f"causal tests need two models of one shape: {what} is {getattr(ours, what)} in {base} and "
-                f"{getattr(theirs, what)} in {fine_tuned}"
-            )
+    check_one_shape(*(architecture(model) for model in pair), (base, fine_tuned))
     return pair
 
 

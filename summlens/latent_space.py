@@ -118,13 +118,14 @@ def probe_examples(described: Mapping) -> list[Example]:
 
 
 def represent_pair(
-    base: str, fine_tuned: str, examples: Sequence[Example], tokens_of: str
+    base: str, fine_tuned: str, examples: Sequence[Example], tokens_of: str, any_shape: bool = False
 ) -> tuple[Representation, Representation]:
     """Load two models, one after the other, and run the probe articles through each (see `represent`).
 
     Raises:
         UserError: a model or tokenizer that cannot be loaded; one whose tokenizer reads the ids of the probe articles
-            otherwise than that of `tokens_of`, the model they were made for.
+            otherwise than that of `tokens_of`, the model they were made for; unless `any_shape`, models of different
+            depth or number of heads.
     """
     ids = sorted({token for example in examples for token in example.input_ids})
     meant = models.load_tokenizer(tokens_of).convert_ids_to_tokens(ids)
@@ -135,6 +136,8 @@ def represent_pair(
                     f"the tokenizer of {name} differs from that of {tokens_of} (token {token} is {theirs!r}, not "
                     f"{ours!r}): only models that read the same tokens can be compared"
                 )
+    if not any_shape:
+        models.check_layers_and_heads(base, fine_tuned)
     log.info("running %d probe articles through %s and %s", len(examples), base, fine_tuned)
     on = models.device()
     return tuple(represent(models.load_model(name).to(on), examples, name) for name in (base, fine_tuned))

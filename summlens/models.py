@@ -39,6 +39,18 @@ def load_config(name: str) -> PreTrainedConfig:
     return config
 
 
+def check_layers_and_heads(one: str, other: str) -> None:
+    """Refuse two models of which one's heads have no counterpart in the other. No weight is loaded."""
+    configs = [load_config(name).get_text_config() for name in (one, other)]
+    for what, attribute in (("layers", "num_hidden_layers"), ("heads a layer", "num_attention_heads")):
+        ours, theirs = (getattr(config, attribute) for config in configs)
+        if ours != theirs:
+            raise UserError(
+                f"{one} has {ours} {what}, {other} has {theirs}: one's heads have no counterpart in the other. Compare "
+                "models of one shape, or with --causal off their representations alone"
+            )
+
+
 def load_tokenizer(name: str):
     """The model's tokenizer. Raises UserError where it is missing or has no end-of-text token."""
     tokenizer = _load(AutoTokenizer, name)

@@ -538,7 +538,7 @@ def test_bad_probe_sets_and_pairs_of_models_are_named():
         capture(model, [Example("long", (1,) * 70, 60, 0, 50)])
     deeper = copy.deepcopy(model.config)
     deeper.n_layer = 3
-    with pytest.raises(UserError, match="layers 2 against 3"):
+    with pytest.raises(UserError, match="layers is 2 in the model and 3 in base"):
         capture(model, EXAMPLES, base=type(model)(deeper))
     finer = copy.deepcopy(model.config)
     finer.n_head = 4

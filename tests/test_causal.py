@@ -472,7 +472,7 @@ def test_models_of_two_shapes_are_refused_in_one_line(tmp_path):
     for name, layers in (("one", 1), ("two", 2)):
         shape = GPT2Config(n_layer=layers, n_head=2, n_embd=8, vocab_size=VOCABULARY, n_positions=16)
         GPT2LMHeadModel(shape).save_pretrained(tmp_path / name)
-    with pytest.raises(UserError, match="two models of one shape: layers is 1 in .*one and 2 in .*two"):
+    with pytest.raises(UserError, match="models of one shape.*: layers is 1 in .*one and 2 in .*two"):
         causal.load_pair(str(tmp_path / "one"), str(tmp_path / "two"))
     one, again = causal.load_pair(str(tmp_path / "one"), str(tmp_path / "one"))
     plain = GPT2LMHeadModel.from_pretrained(tmp_path / "one")

@@ -377,7 +377,8 @@ def test_script_refuses_in_one_line(finished_run, monkeypatch, tmp_path):
     save_tokenizer(other, [f"w{i}" for i in reversed(range(VOCABULARY))])
     assert "tokenizer of" in refusal(monkeypatch, "--output-dir", finished_run.root, "--model", other)
     save_tokenizer(other, [f"w{i}" for i in range(VOCABULARY)])
-    assert "width 24" in refusal(monkeypatch, "--output-dir", finished_run.root, "--model", other)
+    arguments = ("--output-dir", finished_run.root, "--model", other, "--causal", "off")
+    assert "width 24" in refusal(monkeypatch, *arguments)
     assert refusal(monkeypatch, "--no-models", "--base", other) == 2
 
     empty = Run(tmp_path)
@@ -410,16 +411,22 @@ def test_script_refuses_weights_that_are_not_finite(finished_run, monkeypatch, t
     assert said in refusal(monkeypatch, "--output-dir", finished_run.root, "--model", tmp_path)
 
 
-@pytest.mark.parametrize(("change", "said"), [({"n_layer": 3}, "layers is 2 in"), ({"n_head": 4}, "heads is 3 in")])
-def test_script_names_what_models_of_another_shape_cannot_show(
-    finished_run, monkeypatch, capsys, tmp_path, no_projection, change, said
+@pytest.mark.parametrize(("change", "said"), [({"n_layer": 3}, "2 layers"), ({"n_head": 4}, "3 heads a layer")])
+def test_script_refuses_models_of_another_depth_or_number_of_heads(
+    finished_run, monkeypatch, tmp_path, no_projection, change, said
 ):
+    """In one line that names it, with nothing written; where no head is compared, their representations are."""
     base = tiny_model("gpt2").config.to_dict()
     GPT2LMHeadModel(GPT2Config(**{**base, **change, "bos_token_id": 0, "eos_token_id": 0})).save_pretrained(tmp_path)
     save_tokenizer(tmp_path, [f"w{i}" for i in range(VOCABULARY)])
-    script(monkeypatch, "--output-dir", finished_run.root, "--model", tmp_path)
-    (line,) = (line for line in capsys.readouterr().out.splitlines() if "causal tests:" in line)
-    assert line.startswith("left out: causal tests: causal tests need two models of one shape: ") and said in line
+    script(monkeypatch, "--output-dir", finished_run.root, "--no-models")
+    before = (finished_run.metrics / "latent_space.json").read_bytes()
+    line = refusal(monkeypatch, "--output-dir", finished_run.root, "--model", tmp_path)
+    assert f"base has {said}, {tmp_path} has {next(iter(change.values()))}: " in line and "--causal off" in line
+    assert (finished_run.metrics / "latent_space.json").read_bytes() == before
+    script(monkeypatch, "--output-dir", finished_run.root, "--model", tmp_path, "--causal", "off")
+    depth = change.get("n_layer", 2)
+    assert finished_run.read_arrays("latent_space.npz")["cka/base_fine_tuned"].shape == (3, depth + 1)
 
 
 def test_script_refuses_articles_that_do_not_fit_the_model_or_have_no_summary(finished_run, monkeypatch, tmp_path):
