@@ -13,7 +13,8 @@ patching             {noising|denoising: {heads|attention|mlp|residual: {share, 
 weight_patching      {heads|layers|outside: {share, low, high, flag}}
 attribution_patching {noising|denoising: {heads|attention|mlp: {share, low, high}, agreement: {value, low, high}}}
 circuit              see `summlens.causal_circuit`
-moved_and_matters    {moved: {kl, entropy_change, weight_change: [L][H]}, correlations: [{moved, matters, value, ...}]}
+moved_and_matters    {moved: {kl, entropy_change, weight_change: [L][H]}, correlations: [{moved, matters, value,
+                     low, high, p_value}]}
 noise_floor          {floors: {sampling|numerical|seed: what it compares}, heads|layers: {metric: {flag, flagged, of,
                      median: {change, sampling, numerical, seed}}}, neurons: {flagged, of, median, by_layer}, and with
                      another seed weights: {q|k|v|o: {flag, flagged, of}}}
@@ -33,7 +34,7 @@ from summlens.artifacts import Run
 from summlens.config import ANOTHER_SEED
 from summlens.data import Example
 from summlens.errors import UserError
-from summlens.metrics.effects import discoveries, rank_correlation, share
+from summlens.metrics.effects import discoveries, rank_correlation, rank_p_value, share
 from summlens.metrics.statistics import bootstrap_interval, randomisation_test
 
 log = logging.getLogger(__name__)
@@ -247,7 +248,8 @@ class _Analysis:
             "weight_patching": self._flat("weight_patching/heads"),
         }
         self.info["moved_and_matters"] = {
-            "definition": "Spearman correlation over heads; the heads are given, the articles are resampled",
+            "definition": "Spearman correlation over heads; the interval resamples the articles and takes the heads as "
+            "given, the p-value asks what so many heads do by chance",
             "moved": {
                 name: values if values.ndim == 2 else np.nanmean(values, axis=0)
                 for name, values in self.what_moved.items()
@@ -257,6 +259,7 @@ class _Analysis:
                     "moved": name,
                     "matters": effect,
                     **_named(rank_correlation(_flat(values), effects, self.resamples, seed=self.seed)),
+                    "p_value": rank_p_value(_flat(values), effects),
                 }
                 for name, values in self.what_moved.items()
                 for effect, effects in matters.items()

@@ -386,6 +386,8 @@ def test_what_moved_is_ranked_against_what_matters(planted):
         for moved in ("kl", "entropy_change", "weight_change")
         for matters in ("ablation", "noising", "denoising", "weight_patching")
     }
+    for row in found["correlations"]:
+        assert row["low"] <= row["high"] and 0 < row["p_value"] <= 1
     assert info["circuit"]["by_metric"]["kl"]["in_common"] == 1
     assert info["circuit"]["by_metric"]["weight_change"]["in_common"] == 0
     assert info["noise_floor"]["heads"]["normalized_entropy"]["flag"].tolist() == [

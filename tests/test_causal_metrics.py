@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import spearmanr, ttest_rel
 
 from summlens import causal_noise
-from summlens.metrics.effects import discoveries, halves, rank_correlation, share
+from summlens.metrics.effects import discoveries, halves, rank_correlation, rank_p_value, share
 from summlens.metrics.representation import bootstrap_counts
 from summlens.metrics.statistics import randomisation_test
 from summlens.noise_captures import Floor
@@ -44,6 +44,16 @@ def test_rank_correlation_is_spearmans_of_the_means_with_ties(random):
             drawn = np.repeat(np.arange(7), counts)
             draws.append(spearmanr(x[drawn].mean(axis=0), b[drawn].mean(axis=0) if b.ndim == 2 else b)[0])
         assert (low, high) == pytest.approx(tuple(np.quantile(draws, [0.025, 0.975])), abs=1e-6)
+
+
+def test_the_p_value_of_a_rank_correlation_is_the_share_of_pairings_at_least_as_close(random):
+    x = random.normal(size=(7, 24)) + 0.05 * np.arange(24)
+    y = random.normal(size=24) + 0.05 * np.arange(24)
+    value, p_value = rank_correlation(x, y)[0], rank_p_value(x, y)
+    draws = [rank_correlation(x.mean(axis=0), random.permutation(y))[0] for _ in range(2000)]
+    assert 0.01 < p_value < 0.6
+    assert p_value == pytest.approx(np.mean(np.abs(draws) >= abs(value) - 1e-12), abs=0.03)
+    assert np.isnan(rank_p_value(np.ones((4, 5)), np.arange(5))) and np.isnan(rank_p_value(np.ones(2), np.ones(2)))
 
 
 def test_rank_correlation_without_parts_or_order():

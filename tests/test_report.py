@@ -249,7 +249,7 @@ def test_answer_says_when_there_is_no_difference(data):
     data.latent_arrays["cka/same_layer"] = np.ones((3, 4))
     better, changed, noise, cause = (text for _, text in answer.sentences(data))
     assert better.startswith("No difference between the fine-tuned model and the model before fine-tuning (zero-shot)")
-    assert "they are worse than Lead-3, by -5.0 [-7.0, -3.0] points" in better
+    assert "the fine-tuned model's are worse than Lead-3 (-5.0 [-7.0, -3.0] points)." in better
     assert "No attention head differs from the base model" in changed and "stayed nearly the same" in changed
     assert "not tested" in noise and "not tested" in cause
     assert any(

@@ -169,7 +169,8 @@ def moved_and_matters(data: RunData) -> Picture:
         sentence,
         "One point a head: how far it moved from base, and the share of the gain that is lost with base's output in "
         f"its place. ρ: Spearman rank correlation over {shares.size} heads with its 95 % interval over "
-        f"n = {data.causal['articles']} articles.",
+        f"n = {data.causal['articles']} articles; called noise where that contains zero, or where so few heads would "
+        "agree as closely by chance (p > 0.05).",
         "The interval holds the heads fixed: it says nothing about other models or training seeds.",
         figure=figure,
     )
@@ -188,9 +189,13 @@ def verdict(found: dict | None, name: str) -> str:
     rho = _rho(found)
     low, high = (np.nan if found[end] is None else found[end] for end in ("low", "high"))
     subject = name if name[0] == "|" or name[1].isupper() else name[0].lower() + name[1:]
-    if not (low > 0 or high < 0):
+    by_chance = found.get("p_value")
+    few = by_chance is not None and by_chance > 0.05
+    if few or not (low > 0 or high < 0):
+        chance = f"; p = {by_chance:.2f} over the heads" if few else ""
         return (
-            f"Moving is no sign of mattering: ranked by {subject}, the heads' effects have {rho}, no more than noise."
+            f"Moving is no sign of mattering: how far the heads moved by {subject} and what they carry agree no more "
+            f"than noise does ({rho}{chance})."
         )
     if high < 0:
         return f"The heads that moved most by {subject} matter less than the others ({rho})."

@@ -7,7 +7,7 @@ Hochberg (1995), "Controlling the false discovery rate" (through SciPy).
 """
 
 import numpy as np
-from scipy.stats import false_discovery_control, rankdata
+from scipy.stats import false_discovery_control, rankdata, spearmanr
 
 from summlens.metrics.representation import bootstrap_counts
 
@@ -56,6 +56,20 @@ def rank_correlation(x, y, resamples=1000, confidence=0.95, seed=0):
     if not len(draws):
         return value, np.nan, np.nan
     return value, *np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2])
+
+
+def rank_p_value(x, y):
+    """Two-sided p-value of `rank_correlation`'s rho, were any of the K parts' pairings as likely as the one there is.
+
+    Student's t approximation of scipy.stats.spearmanr: it says what so few parts do by chance, which the interval over
+    articles does not. NaN where rho is.
+    """
+    x, y = (np.atleast_2d(np.asarray(values, dtype=np.float64)).mean(axis=0) for values in (x, y))
+    known = np.isfinite(x) & np.isfinite(y)
+    x, y = x[known], y[known]
+    if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
+        return np.nan
+    return float(spearmanr(x, y).pvalue)
 
 
 def _spearman(x, y):

@@ -39,7 +39,7 @@ def _better(data: RunData) -> str:
         return text
     shown = "better" if lead["low"] > 0 else "worse" if lead["high"] < 0 else "not shown to be better or worse"
     points = f"{lead['difference']:+.1f} [{lead['low']:+.1f}, {lead['high']:+.1f}] points"
-    return f"{text[:-1]}; they are {shown} than {label(data, 'lead3')}, by {points}."
+    return f"{text[:-1]}; the fine-tuned model's are {shown} than {label(data, 'lead3')} ({points})."
 
 
 def _changed(data: RunData) -> str:
@@ -56,6 +56,8 @@ def _changed(data: RunData) -> str:
         places = [np.unravel_index(index, kl.change.shape) for index in order]
         named = [f"head {a}.{b} ({_bits(kl, a, b)})" for a, b in places]
         text = f"Attention moved furthest from base in {_listed(named)}, in bits of KL divergence"
+        if kl.above_noise is not None and not any(kl.above_noise[place] for place in places):
+            text += ", in none of them beyond noise"
     same = data.latent_arrays.get("cka/same_layer")
     if same is None or not np.isfinite(same[0]).any():
         return f"{text}."
@@ -88,8 +90,14 @@ def _noise(data: RunData) -> str:
         return (
             f"It is no more than noise: no {what} changed beyond what {against} would do, with false-discovery control."
         )
+    main = sum(heads.get(metric, {}).get("flagged", 0) for metric in ("kl", "normalized_entropy"))
+    others = [metric for metric, row in heads.items() if row["flagged"]]
+    if others and not main:
+        most = max(others, key=lambda metric: heads[metric]["flagged"])
+        title = BY_KEY[most].title.lower() if most in BY_KEY else most.replace("_", " ")
+        named.append(f"{heads[most]['flagged']} of {heads[most]['of']} heads in {title}")
     named.append(f"{neurons['flagged']:,} of {neurons['of']:,} neurons in mean activation")
-    text = f"Beyond what {against} would do, with false-discovery control, there changed {_listed(named)}"
+    text = f"Beyond what {against} would do, with false-discovery control, there is change in {_listed(named)}"
     if "movement" in (data.controls or {}).get("controls", {}).get("shuffled-pairs", {}):
         moved = controls.movement(data, "shuffled-pairs")
         text += f"; a control that could learn the format alone moved attention {moved} as far"
@@ -107,16 +115,31 @@ def _cause(data: RunData) -> str:
     try:
         gain = data.causal["loss"]["gain"]
         if not gain["low"] > 0:
+            did = "rose" if gain["high"] < 0 else "did not fall beyond its interval"
             return (
-                "There is no effect to find causes of: the loss on the probe articles' reference summaries did not "
-                f"fall beyond its interval ({gain['mean']:.3f} [{gain['low']:.3f}, {gain['high']:.3f}] nats a token)."
+                f"There is no effect to find causes of: the loss on the probe articles' reference summaries {did} "
+                f"(fall: {gain['mean']:.3f} [{gain['low']:.3f}, {gain['high']:.3f}] nats a token)."
             )
         if not data.causal["exact"]:
-            return _estimated(data)
+            return _no_better(data) + _estimated(data)
         ranked = _ranked(data)
-        return f"{_important(data)}; {ranked[0].lower()}{ranked[1:]}" if ranked else f"{_important(data)}."
+        return _no_better(data) + (
+            f"{_important(data)}; {ranked[0].lower()}{ranked[1:]}" if ranked else f"{_important(data)}."
+        )
     except (KeyError, TypeError, Missing):
         return "The causal tests of this run cannot be read: run analyze_latent_space.py again."
+
+
+def _no_better(data: RunData) -> str:
+    """What the causal tests then explain, where the scores show no better summaries; else nothing."""
+    try:
+        found = comparison(data, "fine_tuned", "zero_shot", main_score(data))
+    except Missing:
+        return ""
+    if found is None or found["low"] > 0:
+        return ""
+    how = "worse" if found["high"] < 0 else "not shown to be better"
+    return f"The summaries are {how}, and what is explained here is the loss on the reference summaries, which fell. "
 
 
 def _estimated(data: RunData) -> str:
@@ -134,9 +157,15 @@ def _important(data: RunData) -> str:
     if not named:
         return f"None of the {total} heads alone carries any of the gain beyond chance when base's output is put back"
     place = causal.strongest(patched, "share")
+    if causal.numbers(patched, "share")[place] <= 0:
+        return (
+            f"None of the {total} heads alone carries any of the gain beyond chance when base's output is put back, "
+            f"and {named} {'holds' if named == 1 else 'hold'} it back"
+        )
     return (
-        f"Of what fine-tuning gained, head {place[0]}.{place[1]} carries most: with base's output in its place "
-        f"{causal.quoted(patched, 'share', place, 100, 1)} % is lost ({named} of {total} heads change it beyond chance)"
+        f"Of what fine-tuning gained in loss on the reference summaries, head {place[0]}.{place[1]} alone carries more "
+        f"than any other: with base's output in its place {causal.quoted(patched, 'share', place, 100, 1)} % is lost "
+        f"({named} of {total} heads change it beyond chance)"
     )
 
 
