@@ -542,5 +542,5 @@ def test_bad_probe_sets_and_pairs_of_models_are_named():
         capture(model, EXAMPLES, base=type(model)(deeper))
     finer = copy.deepcopy(model.config)
     finer.n_head = 4
-    with pytest.raises(UserError, match="heads 3 against 4"):
+    with pytest.raises(UserError, match="heads is 3 in the model and 4 in base"):
         weight_change(model, type(model)(finer))
