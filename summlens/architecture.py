@@ -148,16 +148,19 @@ def architecture(model: nn.Module) -> Architecture:
         raise UserError(f"{kind} is not a decoder-only language model: use a causal one such as GPT-2, Llama or Qwen")
     if getattr(config, "attn_logit_softcapping", None) is not None:
         raise UserError(f"{kind} has soft-capped attention logits (attn_logit_softcapping): it cannot be captured")
-    heads, width = config.num_attention_heads, config.hidden_size
-    key_heads = getattr(config, "num_key_value_heads", None) or heads
-    head_dim = getattr(config, "head_dim", None) or width // heads
+    try:
+        heads, width, depth = config.num_attention_heads, config.hidden_size, config.num_hidden_layers
+        key_heads = getattr(config, "num_key_value_heads", None) or heads
+        head_dim = getattr(config, "head_dim", None) or width // heads
+    except (AttributeError, RuntimeError):  # a state-space model; layers of different shapes
+        raise UserError(f"{kind} has no attention heads, or not the same ones in every layer: not supported") from None
     lists = [
         (name, modules)
         for name, modules in model.named_modules()
-        if isinstance(modules, nn.ModuleList) and len(modules) == config.num_hidden_layers
+        if isinstance(modules, nn.ModuleList) and len(modules) == depth
     ]
     if not lists:
-        raise UserError(f"{kind} has no list of {config.num_hidden_layers} blocks: its structure is not known")
+        raise UserError(f"{kind} has no list of {depth} blocks: its structure is not known")
     name, modules = lists[0]  # the outermost
     blocks = tuple(_block(f"{name}.{i}", module, width, heads * head_dim) for i, module in enumerate(modules))
     found = Architecture(
