@@ -14,7 +14,11 @@ controls.npz, with L layers and H heads, per control (shuffled-pairs or language
 
 <control>/<heads/metric|layers/site>/<total|format|task>    (3, L, H) or (3, L): mean over the articles, low, high
 <control>/<heads/metric|layers/site>/<p|flag>               (L, H) or (L,), of task: paired sign randomisation over the
-                                                            articles, and Benjamini-Hochberg at 5 % over the metric
+                                                            articles, and Benjamini-Hochberg at 5 % over the metric;
+                                                            with another seed, larger in every seed than
+                                                            the distance between seeds too
+<control>/<heads/metric|layers/site>/seed                   (L, H) or (L,) the largest distance between the means of
+                                                            two seeds of the run: two trainings differ without any task
 <control>/weights/<q|k|v|o>/<total|format|task>             (L, H) ||W - W0||_F / ||W0||_F of a head's weights: one
                                                             number a model, without interval or test
 
@@ -22,13 +26,14 @@ controls.json has `controls` {control: {step, movement: {share, low, high}, head
 `movement` is the control's KL over fine-tuned's, both summed over heads and articles, with its interval.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import combinations
 
 import numpy as np
 
 from summlens.artifacts import Run
 from summlens.causal_noise import numbers
-from summlens.config import CONTROLS
+from summlens.config import CONTROLS, SEED
 from summlens.errors import UserError
 from summlens.metrics.effects import discoveries, share
 from summlens.metrics.statistics import bootstrap_interval, randomisation_test
@@ -60,6 +65,15 @@ def split(run: Run, seed: int = 0, resamples: int = RESAMPLES) -> tuple[dict, di
         "controls": {},
         "left_out": {},
     }
+    seeds = {name.removeprefix(SEED): run.companion(name) for name in run.companions() if name.startswith(SEED)}
+    captures = {name: one.read_step(steps[-1]).arrays for name, one in seeds.items() if one.steps()[-1:] == steps[-1:]}
+    captures = {k: v for k, v in captures.items() if v["loss/summary"].shape == base["loss/summary"].shape}
+    if captures:
+        info["seeds"] = list(captures)
+    else:
+        info["left_out"]["seed"] = (
+            "without another training seed, a part that is named may be that of any two trainings"
+        )
     arrays = {}
     for name in found:
         control = run.companion(name)
@@ -70,17 +84,26 @@ def split(run: Run, seed: int = 0, resamples: int = RESAMPLES) -> tuple[dict, di
         if captured["loss/summary"].shape != base["loss/summary"].shape:
             info["left_out"][f"control {name}"] = "its captures are not of this run's probe articles"
             continue
-        summary, own = compare(base, fine_tuned, captured, seed, resamples)
+        summary, own = compare(base, fine_tuned, captured, list(captures.values()), seed, resamples)
         info["controls"][name] = {"step": steps[-1], **summary}
         arrays |= {f"{name}/{key}": values for key, values in own.items()}
     return info, arrays
 
 
 def compare(
-    base: Mapping, fine_tuned: Mapping, control: Mapping, seed: int = 0, resamples: int = RESAMPLES
+    base: Mapping,
+    fine_tuned: Mapping,
+    control: Mapping,
+    seeds: Sequence[Mapping] = (),
+    seed: int = 0,
+    resamples: int = RESAMPLES,
 ) -> tuple[dict, dict[str, np.ndarray]]:
-    """One control's part of controls.json and of controls.npz (keys without its name), from three captures' arrays."""
+    """One control's part of controls.json and of controls.npz (keys without its name), from captures' arrays.
+
+    `seeds`: the run's fine-tunes of other seeds.
+    """
     before, after, beside = numbers(base), numbers(fine_tuned), numbers(control)
+    trainings = [after, *map(numbers, seeds)]
     summary, arrays = {"heads": {}, "layers": {}}, {}
     for name in after:
         if name == "neurons" or name not in before or name not in beside:
@@ -90,6 +113,12 @@ def compare(
             arrays[f"{name}/{part}"] = np.stack(bootstrap_interval(values, resamples, seed=seed))
         p_values = randomisation_test(total, format_, seed=seed)
         flag = discoveries(p_values)
+        means = [np.nanmean(one[name], axis=0) for one in trainings if name in one]
+        if len(means) > 1:
+            distance = np.max([np.abs(one - other) for one, other in combinations(means, 2)], axis=0)
+            # Between a seed that changed and one that did not the distance is the change: the smallest must be larger.
+            flag &= np.min([np.abs(one - np.nanmean(beside[name], axis=0)) for one in means], axis=0) > distance
+            arrays[f"{name}/seed"] = distance
         arrays |= {f"{name}/p": p_values, f"{name}/flag": flag}
         level, metric = name.split("/")
         summary[level][metric] = {"flagged": int(flag.sum()), "of": int(np.isfinite(p_values).sum())}

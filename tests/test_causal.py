@@ -246,6 +246,52 @@ def test_patching_everything_gives_exactly_the_other_model(kind):
         assert torch.equal(subjects[1].whole_loss(batch), wanted)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+@pytest.mark.parametrize("turned", [False, True])
+def test_every_part_from_the_other_model_and_the_rest_of_its_weights_is_the_other_model(kind, turned):
+    """Embeddings, attention, MLPs and what lies outside the blocks: the other model's loss, bit for bit. By heads the
+    sums are in another order: equal to float64's rounding. Three lengths in a batch."""
+    models = [tiny_model(kind).double(), changed(tiny_model(kind), scale=0.1).double()]
+    host, donor = reversed(models) if turned else models
+    (batch,) = batches(tiny_examples(), range(3), 1000, "cpu")
+    ours, theirs = Subject(host), Subject(donor)
+    with evaluating(host, donor):
+        own, other, wanted = ours.record(batch), theirs.record(batch), theirs.whole_loss(batch)
+        assert not torch.allclose(ours.whole_loss(batch), wanted)
+        layers, heads = range(ours.found.layers), range(ours.found.heads)
+        rest = [Edit("residual", 0, other.residual[0]), *(Edit("mlp", i, other.mlp[i]) for i in layers)]
+        attention = [Edit("attention", i, other.attention[i]) for i in layers]
+        by_head = [Edit("head", i, theirs.contribution(other.heads[i], i, h), h) for i in layers for h in heads]
+        biases = [m.bias for s in (ours, theirs) for m in (block.output for block in s.found.blocks)]
+        with causal_effects.restored(_outside(host), _outside(donor)):
+            assert torch.equal(ours.loss(batch, own, rest + attention, changed_from=0), wanted)
+            half = len(biases) // 2
+            with causal_effects.restored(*([b for b in p if b is not None] for p in (biases[:half], biases[half:]))):
+                loss = ours.loss(batch, own, rest + by_head, changed_from=0)
+                torch.testing.assert_close(loss, wanted, rtol=0, atol=1e-7)
+                missing = ours.loss(batch, own, rest + by_head[:-1], changed_from=0)
+        assert (missing - wanted).abs().max() > 1e-5
+        with causal_effects.restored(list(host.parameters()), list(donor.parameters())):
+            assert torch.equal(ours.whole_loss(batch), wanted)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_the_whole_gain_is_in_what_the_last_layer_leaves(turned):
+    """Models that share what lies outside the blocks: the last residual stream carries all, to the last bit."""
+    base, fine_tuned = tiny_model("gpt2"), changed(tiny_model("gpt2"), scale=0.1)
+    with torch.no_grad():
+        for ours, theirs in zip(_outside(fine_tuned), _outside(base), strict=True):
+            ours.copy_(theirs)
+    pair = (fine_tuned, base) if turned else (base, fine_tuned)
+    arrays = causal_effects.measure(*pair, tiny_examples(), exact=True)
+    gain = arrays["loss/base"] - arrays["loss/fine_tuned"]
+    assert (gain != 0).all()
+    for direction in ("noising", "denoising"):
+        np.testing.assert_array_equal(arrays[f"patching/{direction}/residual"][:, -1], gain)
+        assert not arrays[f"patching/{direction}/residual"][:, 0].any()  # equal embeddings: nothing is replaced
+
+
 def _outside(model):
     found = architecture(model)
     return [parameter for name, parameter in model.named_parameters() if found.layer_of(name) is None]

@@ -152,7 +152,12 @@ def test_format_and_task_are_drawn_by_head_and_what_is_not_named_is_grey(data):
         np.testing.assert_array_equal(np.isfinite(grey), ~named)
         assert axes.collections[0].get_clim()[1] == pytest.approx(0.9 if metric == "kl" else 0.09)
     assert "60 % [50, 70] as far" in picture.finding
-    assert "1 of 15 heads moved further than the format explains." in picture.finding
+    assert picture.finding.endswith(
+        "1 of 15 heads moved further than the format explains (another training seed was not tried)."
+    )
+    data.controls = {**data.controls, "seeds": ["43"]}
+    told = controls.finding(data, "shuffled-pairs")
+    assert told.endswith("1 of 15 heads moved further than the format and another seed explain.")
     assert controls.format_and_task(data, "language-model").name == "controls_language_model"
     data.control_arrays = {**data.control_arrays, "shuffled-pairs/heads/kl/flag": np.zeros((LAYERS, HEADS), bool)}
     assert "no part is shown to be the task's own" in controls.finding(data, "shuffled-pairs")

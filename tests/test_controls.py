@@ -48,7 +48,7 @@ def run(tmp_path):
 
 def test_task_and_format_are_told_apart(run):
     info, found = controls.split(run, seed=1)
-    assert set(info["controls"]) == {"shuffled-pairs", "language-model"} and not info["left_out"]
+    assert set(info["controls"]) == {"shuffled-pairs", "language-model"} and set(info["left_out"]) == {"seed"}
     for metric, sign in (("kl", 1), ("normalized_entropy", -1)):
         part = {name: found[f"shuffled-pairs/heads/{metric}/{name}"] for name in controls.PARTS}
         flag = found[f"shuffled-pairs/heads/{metric}/flag"]
@@ -64,6 +64,30 @@ def test_task_and_format_are_told_apart(run):
     np.testing.assert_allclose(found["shuffled-pairs/weights/q/task"], [[0, 0, 0], [0, 0, 0.5]])
     lines = controls.headlines(info)
     assert lines[0].startswith("control language-model: its heads moved") and "1 of 6 differ" in lines[1]
+
+
+def test_a_part_that_another_seed_moves_as_far_is_not_the_tasks(run):
+    """The seed's fine-tune moved head (0, 0) where the run's moved (1, 2): no more than two trainings do."""
+    info, found = controls.split(run)
+    assert "any two trainings" in info["left_out"]["seed"] and "shuffled-pairs/heads/kl/seed" not in found
+    moved = np.zeros((LAYERS, HEADS))
+    moved[0, 1], moved[0, 0] = 0.8, 0.5
+    random = np.random.default_rng(9)
+    start = run.read_step(0).arrays["attention/normalized_entropy/summary"]
+    seed = run.companion("seed-43")
+    seed.write_json("run.json", {"state": "trained"})
+    seed.write_step(8, {}, arrays(random, start, moved))
+    info, found = controls.split(run)
+    assert info["seeds"] == ["43"] and "seed" not in info["left_out"]
+    last, other = run.read_step(8).arrays, seed.read_step(8).arrays
+    for metric in ("kl", "normalized_entropy"):
+        key = f"attention/{metric}/summary"
+        for place in np.ndindex(LAYERS, HEADS):
+            apart = abs(np.mean([float(last[key][a][place]) - float(other[key][a][place]) for a in range(ARTICLES)]))
+            assert found[f"shuffled-pairs/heads/{metric}/seed"][place] == pytest.approx(apart, rel=1e-6)
+        assert not found[f"shuffled-pairs/heads/{metric}/flag"].any()
+        assert np.argwhere(found[f"language-model/heads/{metric}/flag"]).tolist() == [[0, 1]]  # in both seeds
+    assert info["controls"]["shuffled-pairs"]["heads"]["kl"]["flagged"] == 0
 
 
 def test_the_parts_are_those_of_a_slow_loop(run):

@@ -92,7 +92,9 @@ def finding(data: RunData, control: str) -> str:
     if not further + nearer:
         return f"{text}; no head's movement differs from the control's beyond chance: {none}."
     also = f", and {nearer} less far" if nearer else ""
-    return f"{text}; {further} of {kl.flag.size} heads moved further than the format explains{also}."
+    beyond = "the format and another seed explain" if data.controls.get("seeds") else "the format explains"
+    doubt = "" if data.controls.get("seeds") else " (another training seed was not tried)"
+    return f"{text}; {further} of {kl.flag.size} heads moved further than {beyond}{also}{doubt}."
 
 
 def movement(data: RunData, control: str) -> str:
