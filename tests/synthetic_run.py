@@ -256,7 +256,15 @@ def write_latent_space(run: Run, random, numbers: list[int], layers: int, articl
     for column, name in enumerate(("step", "layer", "article")):
         arrays[f"projection/{name}"] = grid[:, column]
     arrays["clusters/kmeans"] = grid[:, 1] % 3
-    run.write_json("latent_space.json", {"names": sorted(arrays), "settings": {"umap": {"n_neighbors": 15}}})
+    tested, floors = {}, {"numerical": 0.001, "seed": 0.2, "sampling": 0.1}  # the upper half of the layers is beyond
+    for number in ("rsa", "cka", "divergence/cosine", "logit_lens/loss", "logit_lens/rank"):
+        kept = {key: floor for key, floor in floors.items() if key != "sampling" or number != "divergence/cosine"}
+        flag = np.arange(depth) >= depth / 2
+        tested[number] = {"flag": flag, "flagged": int(flag.sum()), "of": depth, "median": {"change": 0.3, **kept}}
+        arrays |= {f"noise_floor/{number}/{key}": np.full(depth, floor) for key, floor in kept.items()}
+    found = {"floors": dict.fromkeys(floors, "what it compares"), "layers": tested}
+    settings = {"umap": {"n_neighbors": 15}}
+    run.write_json("latent_space.json", {"names": sorted(arrays), "settings": settings, "noise_floor": found})
     run.write_arrays("latent_space.npz", arrays)
 
 

@@ -309,7 +309,37 @@ def test_similarity_and_logit_lens_draw_every_layer(data):
     loss, rank = latent.logit_lens(data).figure.axes
     expected = data.latent_arrays["logit_lens/fine_tuned/loss"].mean(0)
     assert loss.lines[1].get_ydata() == pytest.approx(expected)
-    assert rank.get_yscale() == "log" and len(latent.similarity_over_steps(data).figure.axes[0].lines) == 4
+    assert rank.get_yscale() == "log" and len(latent.similarity_over_steps(data).figure.axes[0].lines) == 8
+
+
+def test_representations_stand_beside_their_noise_floors(data):
+    picture = latent.similarity(data)
+    against = "Beyond what the choice of articles, rounding and another training seed would do: "
+    assert f"{against}RSA at 2 of 4 layers and debiased linear CKA at 2 of 4 layers." in picture.finding
+    rsa, floor, ring = picture.figure.axes[2].lines[:3]
+    assert floor.get_ydata() == pytest.approx(0.8) and floor.get_linestyle() == "--"
+    assert list(ring.get_xdata()) == [2, 3] and ring.get_ydata() == pytest.approx(rsa.get_ydata()[2:])
+    dotted = latent.similarity_over_steps(data).figure.axes[0].lines[1]
+    assert dotted.get_ydata() == pytest.approx([0.8, 0.8])
+    picture = latent.logit_lens(data)
+    base, _, above, below, ring = picture.figure.axes[0].lines
+    assert above.get_ydata() - base.get_ydata() == pytest.approx(0.2)
+    assert base.get_ydata() - below.get_ydata() == pytest.approx(0.2) and list(ring.get_xdata()) == [2, 3]
+    assert "the loss of the target at 2 of 4 layers" in picture.finding and "ring" in picture.reading
+    moved = latent.umap(data).finding
+    assert moved.endswith("Beyond what rounding and another training seed would do: this distance at 2 of 4 layers.")
+
+    data = dataclasses.replace(data, latent=copy.deepcopy(data.latent))
+    for row in data.latent["noise_floor"]["layers"].values():
+        row["flag"] = [False] * 4
+    assert latent.similarity(data).finding.endswith("another training seed would do, in RSA and debiased linear CKA.")
+    assert " No layer changed more than " in latent.logit_lens(data).finding
+    data.latent["noise_floor"]["layers"]["rsa"]["of"] = 0
+    assert latent.similarity(data).finding.endswith("would do, in debiased linear CKA.")
+    del data.latent["noise_floor"]
+    picture = latent.similarity(data)
+    assert "would do" not in picture.finding and "ring" not in picture.reading
+    assert len(picture.figure.axes[2].lines) == 2 and len(latent.similarity_over_steps(data).figure.axes[0].lines) == 4
 
 
 def test_umap_holds_every_point_and_a_path_a_layer(data):

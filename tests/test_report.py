@@ -257,6 +257,30 @@ def test_answer_says_when_there_is_no_difference(data):
     )
 
 
+def test_answer_says_where_representations_changed_more_than_noise(data):
+    def represented():
+        return answer.sentences(data)[1][1].split("; ")[1]
+
+    against = "beyond what the choice of articles, rounding and another training seed would do"
+    assert represented() == (
+        f"the representation of an article changed {against} at 2 of 4 layers, counting the embeddings, most at "
+        "layer 3 of 3 (CKA with base 0.50 [0.45, 0.55])."
+    )
+    row = data.latent["noise_floor"]["layers"]["cka"]
+    row["flag"] = [False, True, True, False]
+    assert "most at layer 2 of 3 (CKA with base 0.67" in represented()
+    row["flag"] = [False] * 4
+    assert represented() == (
+        f"no layer's representation of an article changed {against} (CKA with base nowhere below 0.50 [0.45, 0.55])."
+    )
+    row["of"] = 0  # nothing to compare with
+    assert represented().startswith("the representation of an article changed most at layer 3 of 3 (CKA")
+    row.update(flag=[True] * 4, of=4)
+    data.latent_arrays["cka/same_layer"] = np.full((3, 4), 0.995)
+    assert represented().startswith("the representations stayed nearly the same in every layer (CKA nowhere below 0.9")
+    assert represented().endswith(f"though they changed {against} at 4 of 4 layers, counting the embeddings.")
+
+
 def test_answer_names_the_floors_and_leaves_no_doubt_about_seeds(data):
     data.controls = None
     floor = data.causal["noise_floor"]

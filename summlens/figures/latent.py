@@ -7,7 +7,7 @@ from summlens.figures.grid import draw_matrix
 from summlens.figures.heads import ARTICLES_ONLY
 from summlens.figures.over_time import BAND_RESAMPLES, chosen_layers, line
 from summlens.figures.picture import Picture, gif, new_figure
-from summlens.figures.rundata import Missing, RunData, interval
+from summlens.figures.rundata import Missing, RunData, floors_in_words, interval, layers_above_noise, listed
 from summlens.figures.style import (
     ACCENT,
     BASE,
@@ -26,6 +26,10 @@ MOST_LAYERS = 13  # in its legend: GPT-2's twelve and the embeddings
 ILLUSTRATION = (
     "UMAP is an illustration: distances in it are not to scale. The claims quote numbers from the full space."
 )
+RINGS = (
+    " Dashed: the noise floor, where the number would be if it changed as far as where nothing of interest changed. A "
+    "ring marks a layer beyond it in the paired tests too (false-discovery rate 5 % over the layers)."
+)
 
 
 def _array(data: RunData, key: str) -> np.ndarray:
@@ -34,6 +38,34 @@ def _array(data: RunData, key: str) -> np.ndarray:
     if key not in data.latent_arrays:
         raise Missing(f"{key} is not in latent_space.npz")
     return data.latent_arrays[key]
+
+
+def _floor(data: RunData, number: str) -> tuple[np.ndarray, np.ndarray] | None:
+    """(the highest noise floor of a number, whether it is beyond every floor) at each layer; None if not tested."""
+    tested = layers_above_noise(data, number)
+    if tested is None:
+        return None
+    above, floors = tested
+    return np.max([_array(data, f"noise_floor/{number}/{floor}") for floor in floors], axis=0), above
+
+
+def _ring(axes, values: np.ndarray, above: np.ndarray, color: str) -> None:
+    """Rings round the layers whose number is beyond its noise floors."""
+    rings = np.flatnonzero(above)
+    axes.plot(rings, values[rings], "o", markersize=8, markerfacecolor="none", markeredgecolor=color)
+
+
+def _beyond(data: RunData, numbers: dict[str, str]) -> str:
+    """How many layers are beyond the noise floors in each of {number: its name}, in a sentence; empty if not tested."""
+    tested = {name: layers_above_noise(data, number) for number, name in numbers.items()}
+    tested = {name: found for name, found in tested.items() if found is not None}
+    if not tested:
+        return ""
+    against = floors_in_words({floor for _, floors in tested.values() for floor in floors})
+    if not any(above.any() for above, _ in tested.values()):
+        return f" No layer changed more than {against} would do, in {listed(list(tested))}."
+    counts = listed([f"{name} at {above.sum()} of {above.size} layers" for name, (above, _) in tested.items()])
+    return f" Beyond what {against} would do: {counts}."
 
 
 def similarity(data: RunData) -> Picture:
@@ -58,6 +90,13 @@ def similarity(data: RunData) -> Picture:
             continue
         mean, low, high = _array(data, f"{measure}/same_layer").astype(float)
         line(panels[-1], range(len(mean)), mean, color, MEASURES[measure], (low, high))
+        tested = _floor(data, measure)
+        if tested is not None:
+            floor, above = tested
+            panels[-1].plot(
+                1 - floor, color=color, linewidth=1, linestyle="--", label=f"noise floor of {measure.upper()}"
+            )
+            _ring(panels[-1], mean, above, color)
         if np.isfinite(mean).any():
             least = int(np.nanargmin(mean))
             sentences.append(
@@ -67,14 +106,15 @@ def similarity(data: RunData) -> Picture:
     panels[-1].set(title="Same layer, base against fine-tuned", xlabel="layer (0: embeddings)")
     panels[-1].set_ylim(top=1.02)
     panels[-1].legend()
-    found = "; ".join(sentences)
+    found, beyond = "; ".join(sentences), _beyond(data, MEASURES)
     return Picture(
         "representation_similarity",
         "Representations, base against fine-tuned",
-        f"Between the same layers of base and fine-tuned, {found}." if found else "No similarity has an interval.",
+        (f"Between the same layers of base and fine-tuned, {found}." if found else "No similarity has an interval.")
+        + beyond,
         "1 is the same geometry of the probe articles, 0 is unrelated. RSA correlates (Spearman) the two sets of "
         f"distances between articles; CKA compares the features themselves. n = {_articles(data)} probe articles, "
-        "mean over summary positions.",
+        f"mean over summary positions.{RINGS if beyond else ''}",
         ARTICLES_ONLY,
         figure=figure,
     )
@@ -95,15 +135,19 @@ def similarity_over_steps(data: RunData) -> Picture:
         raise Missing("latent_space.npz knows no step")
     figure = new_figure(8.0, 2.9)
     panels = figure.subplots(1, len(present), squeeze=False, sharey=True)[0]
-    sentences = []
+    sentences, floored = [], False
     for axes, measure in zip(panels, present, strict=True):
         values = _array(data, f"{measure}/steps").astype(float)
         colors = depth_colors(values.shape[1])
         low, high = (data.latent_arrays.get(f"{measure}/steps/{end}") for end in ("low", "high"))
         banded = low is not None and high is not None
+        tested = _floor(data, measure)
+        floored = floored or tested is not None
         for layer in chosen_layers(values.shape[1]):
             band = (low[:, layer], high[:, layer]) if banded else None
             line(axes, steps, values[:, layer], colors[layer], f"layer {layer}", band)
+            if tested is not None:
+                axes.axhline(1 - tested[0][layer], color=colors[layer], linewidth=0.9, linestyle=":")
         axes.set(title=f"{MEASURES[measure][0].upper()}{MEASURES[measure][1:]} with step 0", xlabel="optimiser step")
         if np.isfinite(values[-1]).any():
             least = int(np.nanargmin(values[-1]))
@@ -120,7 +164,8 @@ def similarity_over_steps(data: RunData) -> Picture:
         "representation_over_steps",
         "Representations over the steps",
         f"{found[0].upper()}{found[1:]}." if found else "No similarity is finite.",
-        f"Each step captured whole against step 0, n = {_articles(data)} probe articles. Layer 0 is the embeddings.",
+        f"Each step captured whole against step 0, n = {_articles(data)} probe articles. Layer 0 is the embeddings."
+        f"{' Dotted: the noise floor of the last step.' if floored else ''}",
         f"Bands are 95 % intervals. {ARTICLES_ONLY}"
         if banded
         else "No interval is saved for the steps; the figure above carries it for the last one.",
@@ -132,18 +177,24 @@ def logit_lens(data: RunData) -> Picture:
     """Loss and rank of the target when each layer is read out through the final norm and the unembedding."""
     figure = new_figure(8.0, 2.9)
     panels = figure.subplots(1, 2)
-    losses = {}
+    values, names = {}, {}
     for axes, kind, unit in zip(panels, ("loss", "rank"), ("nats per token", "mean rank (1 is best)"), strict=True):
         for model, color, label in (("base", BASE, "base"), ("fine_tuned", ACCENT, "fine-tuned")):
-            values = _array(data, f"logit_lens/{model}/{kind}").astype(float)
-            mean, low, high = interval(values, BAND_RESAMPLES)
-            line(axes, range(values.shape[1]), mean, color, label, (low, high))
-            if kind == "loss":
-                losses[model] = values
+            values[model, kind] = _array(data, f"logit_lens/{model}/{kind}").astype(float)
+            mean, low, high = interval(values[model, kind], BAND_RESAMPLES)
+            line(axes, range(len(mean)), mean, color, label, (low, high))
+        names[f"logit_lens/{kind}"] = f"the {kind} of the target"
+        tested = _floor(data, f"logit_lens/{kind}")
+        if tested is not None:
+            floor, above = tested
+            base = values["base", kind].mean(axis=0)
+            for edge, label in ((base + floor, "base ± noise floor"), (base - floor, None)):
+                axes.plot(edge, color=BASE, linewidth=1, linestyle="--", label=label)
+            _ring(axes, mean, above, ACCENT)
         axes.set(title=f"{kind.capitalize()} of the target", xlabel="layer (0: embeddings)", ylabel=unit)
     panels[1].set_yscale("log")
     panels[0].legend()
-    mean, low, high = interval(losses["fine_tuned"] - losses["base"])
+    mean, low, high = interval(values["fine_tuned", "loss"] - values["base", "loss"])
     apart = np.nonzero((low > 0) | (high < 0))[0]
     finding = "At no layer does the fine-tuned model's read-out differ from base beyond its 95 % interval."
     if apart.size:
@@ -152,12 +203,14 @@ def logit_lens(data: RunData) -> Picture:
             f"The models differ first at layer {apart[0]} and most at layer {most}, by {mean[most]:+.2f} "
             f"[{low[most]:.2f}, {high[most]:.2f}] nats a target token."
         )
+    beyond = _beyond(data, names)
     return Picture(
         "logit_lens",
         "Logit lens",
-        finding,
+        finding + beyond,
         "Each layer's residual stream through the final norm and the unembedding: how well it already predicts the "
-        f"reference summary's next token. n = {len(losses['base'])} probe articles; bands are 95 % intervals.",
+        f"reference summary's next token. n = {len(values['base', 'loss'])} probe articles; bands are 95 % intervals."
+        f"{RINGS if beyond else ''}",
         ARTICLES_ONLY + " Early layers are not trained to be read this way.",
         figure=figure,
     )
@@ -212,6 +265,7 @@ def _moved(data: RunData) -> str:
     return (
         f"In the full space an article's vector moved most at layer {layer}: cosine distance {mean[layer]:.3f} "
         f"[{low[layer]:.3f}, {high[layer]:.3f}] between base and fine-tuned."
+        + _beyond(data, {"divergence/cosine": "this distance"})
     )
 
 

@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,6 +13,7 @@ from summlens.metrics.statistics import bootstrap_interval
 
 SERIES = re.compile(r"attention/.+/summary|head_output_norm/summary|activation/.+/summary|loss/summary")
 RESAMPLES, SEED = 1000, 0
+FLOORS = {"sampling": "the choice of articles", "numerical": "rounding", "seed": "another training seed"}  # in words
 
 
 class Missing(Exception):
@@ -270,6 +272,26 @@ def change(data: RunData, key: str) -> Change:
     before, after = data.ends(key)
     mean, low, high = interval(after.astype(np.float64) - before)
     return Change(_nanmean(before, 0), _nanmean(after, 0), mean, low, high, _above_noise(data, key, mean.shape))
+
+
+def floors_in_words(floors: Collection[str]) -> str:
+    """What a change was held against, from the names of the noise floors."""
+    return listed([words for name, words in FLOORS.items() if name in floors])
+
+
+def layers_above_noise(data: RunData, number: str) -> tuple[np.ndarray, list[str]] | None:
+    """Where a number of latent_space.json is beyond its noise floors, (L + 1,) or (L,) bool, and the names of those
+    floors; None where it was not tested.
+    """
+    row = ((data.latent or {}).get("noise_floor") or {}).get("layers", {}).get(number)
+    if not row or not row["of"]:
+        return None
+    return np.array(row["flag"], dtype=bool), [name for name in FLOORS if name in row["median"]]
+
+
+def listed(names: list[str]) -> str:
+    """The names as one says them: a, b and c."""
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def _above_noise(data: RunData, key: str, shape: tuple) -> np.ndarray | None:

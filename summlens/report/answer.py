@@ -4,11 +4,10 @@ import numpy as np
 
 from summlens.figures import causal, controls
 from summlens.figures.heads import BY_KEY
-from summlens.figures.rundata import Missing, RunData, change
+from summlens.figures.rundata import Missing, RunData, change, floors_in_words, layers_above_noise, listed
 from summlens.figures.scores import comparison, label, main_score, verdict
 
 NEGLIGIBLE_BITS = 1e-6  # float32 rounding in a divergence of identical rows
-FLOORS = {"sampling": "the choice of articles", "numerical": "rounding", "seed": "another training seed"}
 
 
 def sentences(data: RunData) -> list[tuple[str, str]]:
@@ -55,19 +54,37 @@ def _changed(data: RunData) -> str:
         order = np.argsort(-values, axis=None, kind="stable")[: min(3, int(np.isfinite(values).sum()))]
         places = [np.unravel_index(index, kl.change.shape) for index in order]
         named = [f"head {a}.{b} ({_bits(kl, a, b)})" for a, b in places]
-        text = f"Attention moved furthest from base in {_listed(named)}, in bits of KL divergence"
+        text = f"Attention moved furthest from base in {listed(named)}, in bits of KL divergence"
         if kl.above_noise is not None and not any(kl.above_noise[place] for place in places):
             text += ", in none of them beyond noise"
+    represented = _represented(data)
+    return f"{text}; {represented}." if represented else f"{text}."
+
+
+def _represented(data: RunData) -> str:
+    """Where the representations changed, if anywhere, by the similarity (CKA) of base and fine-tuned at each layer."""
     same = data.latent_arrays.get("cka/same_layer")
     if same is None or not np.isfinite(same[0]).any():
-        return f"{text}."
+        return ""
     mean, low, high = same.astype(float)
-    layer = int(np.nanargmin(mean))
-    interval = f"{mean[layer]:.2f} [{low[layer]:.2f}, {high[layer]:.2f}]"
+    quoted = [f"{value:.2f} [{lower:.2f}, {upper:.2f}]" for value, lower, upper in zip(mean, low, high, strict=True)]
+    layer, beyond = int(np.nanargmin(mean)), ""
+    tested = layers_above_noise(data, "cka")
+    if tested is not None:
+        above, floors = tested
+        against = f"beyond what {floors_in_words(floors)} would do"
+        if not above.any():
+            lowest = f"CKA with base nowhere below {quoted[layer]}"
+            return f"no layer's representation of an article changed {against} ({lowest})"
+        beyond = f"{against} at {above.sum()} of {above.size} layers, counting the embeddings"
     if high[layer] >= 0.99:
-        return f"{text}; the representations stayed nearly the same in every layer (CKA nowhere below {interval})."
+        same = f"the representations stayed nearly the same in every layer (CKA nowhere below {quoted[layer]})"
+        return f"{same}, though they changed {beyond}" if beyond else same
+    if beyond:
+        layer = int(np.nanargmin(np.where(above, mean, np.inf)))
     place = "the embeddings" if layer == 0 else f"layer {layer} of {len(mean) - 1}"
-    return f"{text}; the representation of an article changed most at {place} (CKA with base {interval})."
+    text = f"the representation of an article changed {f'{beyond}, ' if beyond else ''}most at {place}"
+    return f"{text} (CKA with base {quoted[layer]})"
 
 
 def _bits(kl, layer: int, head: int) -> str:
@@ -79,7 +96,7 @@ def _noise(data: RunData) -> str:
     if not floor:
         return "Whether the change is more than noise is not tested in this run."
     heads, neurons = floor["heads"], floor["neurons"]
-    against = _listed([name for key, name in FLOORS.items() if key in floor["floors"]])
+    against = floors_in_words(floor["floors"])
     named = [
         f"{heads[metric]['flagged']} of {heads[metric]['of']} heads in {name}"
         for metric, name in (("kl", "attention KL"), ("normalized_entropy", "normalized entropy"))
@@ -97,16 +114,11 @@ def _noise(data: RunData) -> str:
         title = BY_KEY[most].title.lower() if most in BY_KEY else most.replace("_", " ")
         named.append(f"{heads[most]['flagged']} of {heads[most]['of']} heads in {title}")
     named.append(f"{neurons['flagged']:,} of {neurons['of']:,} neurons in mean activation")
-    text = f"Beyond what {against} would do, with false-discovery control, there is change in {_listed(named)}"
+    text = f"Beyond what {against} would do, with false-discovery control, there is change in {listed(named)}"
     if "movement" in (data.controls or {}).get("controls", {}).get("shuffled-pairs", {}):
         moved = controls.movement(data, "shuffled-pairs")
         text += f"; a control that could learn the format alone moved attention {moved} as far"
     return f"{text}." if "seed" in floor["floors"] else f"{text}; another training seed was not tried."
-
-
-def _listed(names: list[str]) -> str:
-    """The names as one says them: a, b and c."""
-    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def _cause(data: RunData) -> str:
@@ -245,4 +257,4 @@ def _circuit(data: RunData) -> str:
         row = found["by_metric"][name]
         doubt = " (no better than random)" if row["p_value"] > 0.05 else ""
         chosen.append(f"{100 * row['share']:.0f} % chosen by {causal.CHOOSERS[name]}{doubt}")
-    return f"{text}; as many heads recover {_listed([f'{median:.0f} % chosen at random', *chosen])}."
+    return f"{text}; as many heads recover {listed([f'{median:.0f} % chosen at random', *chosen])}."
