@@ -263,5 +263,6 @@ def _check_finite(model: nn.Module) -> None:
         low, high = torch.aminmax(parameter.detach())  # NaN shows in both; no copy the size of the matrix
         if not (torch.isfinite(low) and torch.isfinite(high)):
             raise UserError(
-                f"{name} holds NaN or infinite weights: the training diverged, or the checkpoint is damaged"
+                f"{name} holds NaN or infinite weights: the training diverged (a lower --learning-rate?), or the "
+                "checkpoint is damaged"
             )

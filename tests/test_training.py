@@ -150,6 +150,16 @@ def test_steps_captures_and_checkpoints_are_where_the_configuration_says(study):
     assert study.run.read_step(14).arrays["attention/kl/summary"].min() > 0.0
 
 
+def test_weights_that_stop_being_numbers_in_training_end_it_in_one_line(tmp_path):
+    study = make_study(tmp_path / "run", learning_rate=1e30, checkpoint_steps=100)
+    with pytest.raises(
+        UserError, match=r"^transformer\.\S+ holds NaN or infinite weights: the training diverged[^\n]*$"
+    ):
+        training.fine_tune(study)
+    assert study.run.steps() == [0] and not study.run.model_outputs.exists()
+    assert not any(parameter.isnan().any() for parameter in study.base.parameters())
+
+
 def test_a_run_of_many_captures_has_slim_ones_with_the_numbers_of_whole_ones(tmp_path):
     often, other = (make_study(tmp_path / str(n), max_steps=9, capture_steps=n, checkpoint_steps=9) for n in (1, 3))
     training.fine_tune(often)
