@@ -1,9 +1,11 @@
 """Seconds for head ablation, and for all causal tests, over 32 articles: the bundled model against itself moved.
 
 python benchmarks/causal.py [--shape gpt2] [--articles 32]          (last line JSON)
+python benchmarks/causal.py --shape gpt2 --count [--rate 15e12]     operations of head ablation, counted and not timed
 
 --shape gpt2 takes a random model of GPT-2's shape (12 layers, 12 heads, width 768) and articles of 1,024 tokens, on the
-accelerator where there is one: the time does not depend on what the weights are.
+accelerator where there is one: the time does not depend on what the weights are. --count needs none: it counts the
+floating point operations of one head a layer over one article, and multiplies (heads of a layer cost the same).
 """
 
 import argparse
@@ -14,6 +16,8 @@ import time
 from pathlib import Path
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import GPT2Config, GPT2LMHeadModel
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -38,6 +42,42 @@ def ablate_heads(pair, examples):
                     subject.loss(batch, recorded, [Edit("head", layer, value, head)]).cpu()
 
 
+def operations(function, *arguments):
+    # As plain products: the counter does not know a CPU's fused attention.
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        function(*arguments)
+    return counter.get_total_flops()
+
+
+def count(model, example, articles, rate):
+    """Floating point operations of mean ablation of every head of both models over `articles` of this length."""
+    subject = Subject(model)
+    (batch,) = causal_effects.chunks(subject, [example], range(1))
+    recorded = subject.record(batch)
+    whole = operations(subject.whole_loss, batch)
+    nothing = torch.zeros(subject.found.width)
+    layers = [
+        operations(subject.loss, batch, recorded, [Edit("head", layer, nothing, 0)])
+        for layer in range(subject.found.layers)
+    ]
+    passes = subject.found.heads * sum(layers)
+    total = 2 * articles * (passes + 2 * whole)  # two recorded passes: one for the means
+    kept = sum(
+        values.nbytes
+        for values in {
+            id(v): v for part in vars(recorded).values() for v in part.values() if torch.is_tensor(v)
+        }.values()
+    )
+    return {
+        "teraflop_both_models": round(total / 1e12, 1),
+        "teraflop_without_reuse": round(2 * articles * (subject.found.heads * len(layers) + 2) * whole / 1e12, 1),
+        "recorded_bytes_a_token": kept // batch.ids.numel(),
+        "tokens_at_a_time_on_a_gpu": causal_effects.GPU_TOKENS,
+        "seconds_at_rate": round(total / rate, 1),
+        "rate": rate,
+    }
+
+
 def seconds(function, *arguments):
     wall, cpu = time.perf_counter(), time.process_time()
     function(*arguments)
@@ -50,6 +90,8 @@ def seconds(function, *arguments):
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--shape", choices=("demo", "gpt2"), default="demo")
 parser.add_argument("--articles", type=int, default=32)
+parser.add_argument("--count", action="store_true")
+parser.add_argument("--rate", type=float, default=15e12, help="operations a second for --count (%(default).3g)")
 options = parser.parse_args()
 torch.manual_seed(0)
 base = models.load_model(str(PROJECT / "data/model")) if options.shape == "demo" else GPT2LMHeadModel(GPT2Config())
@@ -63,6 +105,11 @@ examples = []
 for index in range(options.articles):
     ids = torch.randint(1, base.config.vocab_size, (length - index % 16,), generator=generator).tolist()
     examples.append(Example(str(index), tuple(ids), len(ids) - target, 0, len(ids) - target))
+if options.count:
+    with torch.no_grad(), evaluating(base):
+        found = count(base, examples[0], options.articles, options.rate)
+    print(json.dumps({"shape": options.shape, "articles": options.articles, "tokens": length, **found}))
+    sys.exit()
 pair = tuple(model.eval().to(models.device()) for model in (base, fine_tuned))
 for model in pair:
     models.fuse_gelu(model)

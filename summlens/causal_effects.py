@@ -38,6 +38,7 @@ from summlens.data import Example
 
 MODELS = ("base", "fine_tuned")
 PARTS = ("attention", "mlp")
+CPU_TOKENS, GPU_TOKENS = 1000, 8192  # of a batch
 
 
 def interventions(layers: int, heads: int) -> int:
@@ -84,7 +85,7 @@ def measure(base: nn.Module, fine_tuned: nn.Module, examples: Sequence[Example],
 
 def chunks(subject: Subject, examples: Sequence[Example], indices) -> Iterator[Batch]:
     """Batches of a size that the device computes fast."""
-    return batches(examples, indices, 1000 if subject.device.type == "cpu" else 8192, subject.device)
+    return batches(examples, indices, CPU_TOKENS if subject.device.type == "cpu" else GPU_TOKENS, subject.device)
 
 
 class _Collected:
