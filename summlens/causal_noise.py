@@ -25,7 +25,7 @@ articles: those of a head are flagged where they moved further than the seeds' l
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -85,7 +85,8 @@ def above_noise(
         for name, pair in pairs.items()
     }
     found = {name: result for name, result in found.items() if result[0]}
-    _over_all_metrics(found)
+    for level in ("heads", "layers"):
+        over_all_metrics([result for name, result in found.items() if name.startswith(f"{level}/")])
     arrays = {}
     for name, (counts, own) in found.items():
         arrays |= {f"noise_floor/{name}/{key}": values for key, values in own.items()}
@@ -98,19 +99,16 @@ def above_noise(
     return summary, arrays
 
 
-def _over_all_metrics(found: Mapping[str, tuple[dict, dict[str, np.ndarray]]]) -> None:
-    """Takes back the flags of what Benjamini-Hochberg does not name over all numbers of its level together."""
-    for level in ("heads", "layers"):
-        own = [name for name in found if name.startswith(f"{level}/")]
-        if not own:
-            continue
-        named = discoveries(np.concatenate([found[name][1]["p"].ravel() for name in own]))
-        for name in own:
-            counts, arrays = found[name]
-            mine, named = named[: arrays["p"].size], named[arrays["p"].size :]
-            flag = arrays["flag"] & mine.reshape(arrays["p"].shape)
-            arrays["flag"] = counts["flag"] = flag
-            counts["flagged"] = int(flag.sum())
+def over_all_metrics(found: Sequence[tuple[dict, dict[str, np.ndarray]]]) -> None:
+    """Takes back the flags, in what `verdict` said of several numbers, that Benjamini-Hochberg does not name over all
+    of them together.
+    """
+    named = discoveries(np.concatenate([np.empty(0), *(arrays["p"].ravel() for _, arrays in found)]))
+    for counts, arrays in found:
+        mine, named = named[: arrays["p"].size], named[arrays["p"].size :]
+        flag = arrays["flag"] & mine.reshape(arrays["p"].shape)
+        arrays["flag"] = counts["flag"] = flag
+        counts["flagged"] = int(flag.sum())
 
 
 def by_article(

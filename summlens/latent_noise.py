@@ -10,18 +10,18 @@ numerical  1 - similarity of base and base rounded to bfloat16.
 seed       1 - similarity of the fine-tuned models of two seeds, the largest of any two. With it, the change that must
            be larger is the smallest of all seeds'.
 
-`flag` is true where Benjamini-Hochberg at 5 % over the layers names the change and it is larger than every floor there
-is. p is the largest over the pairs of models behind the floors of a one-sided paired bootstrap: (1 + resamples in which
-base and fine-tuned are at least as similar as the pair) / (1 + resamples), both over the same resampled articles
-(paired bootstrap: Koehn 2004). Without such a pair there is no flag: that fine-tuned differs from base at all is never
-in doubt.
+`flag` is true where Benjamini-Hochberg at 5 % names the change, over the layers and again over all numbers together,
+and it is larger than every floor there is. p is the largest over the pairs of models behind the floors of a one-sided
+paired bootstrap: (1 + resamples in which base and fine-tuned are at least as similar as the pair) / (1 + resamples),
+both over the same resampled articles (paired bootstrap: Koehn 2004). Without such a pair there is no flag: that
+fine-tuned differs from base at all is never in doubt.
 """
 
 from collections.abc import Mapping
 
 import numpy as np
 
-from summlens.causal_noise import Pair, by_article, verdict
+from summlens.causal_noise import Pair, by_article, over_all_metrics, verdict
 from summlens.metrics.effects import halvings
 from summlens.metrics.representation import bootstrap_counts, cka_draws, rsa_draws
 from summlens.noise_captures import Floor
@@ -45,7 +45,8 @@ def above_noise(
     Each number's summary under `layers` is {flag, flagged, of, median {change, sampling, numerical, seed}}.
     """
     summary: dict = {
-        "definition": "flag: Benjamini-Hochberg at 5 % over the layers, and a change beyond every floor",
+        "definition": "flag: Benjamini-Hochberg at 5 % over the layers and over all numbers together, and a change "
+        "beyond every floor",
         "tests": "paired bootstrap over the articles against each floor's pair of models (RSA, CKA), sign "
         "randomisation (others); the change of RSA and CKA is 1 - similarity",
         "floors": {
@@ -57,6 +58,7 @@ def above_noise(
     }
     found = {name: _similarity(draw, *pairs["vectors"], floors, seed, resamples) for name, draw in SIMILARITIES.items()}
     found |= {name: by_article(name, *pair, floors, seed) for name, pair in pairs.items() if name != "vectors"}
+    over_all_metrics([result for result in found.values() if result[0]])
     arrays = {}
     for name, (counts, own) in found.items():
         arrays |= {f"noise_floor/{name}/{key}": values for key, values in own.items()}

@@ -9,7 +9,7 @@ from tiny import changed, tiny_examples, tiny_model
 
 from summlens import latent_floors, latent_noise, noise_captures
 from summlens.artifacts import Run
-from summlens.causal_noise import by_article
+from summlens.causal_noise import by_article, over_all_metrics
 from summlens.latent_space import Representation, analyze, headlines, represent
 from summlens.metrics import representation as rep
 from summlens.metrics.effects import discoveries, halvings
@@ -145,8 +145,23 @@ def test_floors_and_p_values_are_those_of_slow_loops(name, similarity):
         beyond = min(moved) > max(found["numerical"][layer], found["seed"][layer]) and moved[0] > apart[190]
         expected.append(beyond)
     assert 1 / 31 < found["p"].max() < 1  # neither test is trivial
-    np.testing.assert_array_equal(found["flag"], np.array(expected) & discoveries(found["p"]))
+    together = discoveries([arrays[f"noise_floor/{one}/p"] for one in (name, *({"rsa", "cka"} - {name}))])[0]
+    np.testing.assert_array_equal(found["flag"], np.array(expected) & discoveries(found["p"]) & together)
     assert summary["layers"][name]["median"]["seed"] == pytest.approx(np.median(found["seed"]))
+
+
+def test_a_number_among_many_is_named_only_where_all_of_them_together_allow_it():
+    def found(p_values):
+        return {"flag": None, "flagged": 1}, {"p": np.array(p_values), "flag": np.array(p_values) < 0.02}
+
+    alone, many = found([0.01, 0.5]), [found([0.5] * 5) for _ in range(2)]
+    over_all_metrics([alone])
+    assert alone[1]["flag"].tolist() == [True, False] and alone[0]["flagged"] == 1
+    over_all_metrics([*many, alone])  # 0.01 * 12 tests > 0.05
+    assert not alone[1]["flag"].any() and alone[0]["flagged"] == 0
+    strong = found([0.001, 0.5])
+    over_all_metrics([strong, *many])
+    assert strong[0]["flag"].tolist() == [True, False]
 
 
 def test_halves_are_disjoint_equal_and_random():
