@@ -17,6 +17,7 @@ weight_patching/<heads|layers>                  (A, L, H), (A, L) gain lost when
 weight_patching/outside                         (A,) the same for embeddings, final norm and unembedding together
 attribution_patching/<noising|denoising>/<heads|attention|mlp>    first-order estimate of patching
 neurons/<base|fine_tuned>                       (A, L, N) mean activation over summary positions
+neurons/<base|fine_tuned>/<max|std|positive_share>   (A, L, N) the others of `summlens.metrics.activations`, likewise
 
 Sources: Michel, Levy & Neubig (2019), "Are sixteen heads really better than one?" (head ablation); Wang et al. (2023),
 "Interpretability in the wild" (mean ablation); Meng et al. (2022), "Locating and editing factual associations in GPT",
@@ -35,6 +36,7 @@ from tqdm.auto import tqdm
 from summlens.architecture import Architecture, evaluating
 from summlens.causal_forward import Batch, Edit, Recorded, Subject, batches
 from summlens.data import Example
+from summlens.metrics.activations import NeuronStatistics
 
 MODELS = ("base", "fine_tuned")
 PARTS = ("attention", "mlp")
@@ -60,7 +62,8 @@ def measure(base: nn.Module, fine_tuned: nn.Module, examples: Sequence[Example],
             keep = collected.of(batch)
             for name in MODELS:
                 keep(f"loss/{name}", losses[name])
-                keep(f"neurons/{name}", _neurons(recorded[name], batch))
+                for statistic, values in _neurons(recorded[name], batch).items():
+                    keep(f"neurons/{name}" if statistic == "mean" else f"neurons/{name}/{statistic}", values)
                 if exact:
                     _ablate(
                         subjects[name], batch, recorded[name], losses[name], means[name], f"ablation/{{}}/{name}", keep
@@ -248,10 +251,16 @@ def restored(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> Iterator[None]
             tensor.copy_(value)
 
 
-def _neurons(recorded: Recorded, batch: Batch) -> Tensor:
-    """(B, L, N) mean activation over each article's summary positions."""
+def _neurons(recorded: Recorded, batch: Batch) -> dict[str, Tensor]:
+    """{mean, max, std, positive_share}: (B, L, N), of each article's summary positions."""
     values = torch.stack([recorded.neurons[layer] for layer in sorted(recorded.neurons)], dim=1)
-    means = [
-        own[:, rows.start : rows.stop].double().mean(dim=1) for own, rows in zip(values, batch.queries, strict=True)
-    ]
-    return torch.stack(means)
+    found: dict[str, list[Tensor]] = {}
+    for own, rows in zip(values, batch.queries, strict=True):
+        by_layer = []
+        for layer in own:
+            statistics = NeuronStatistics(layer.shape[-1])
+            statistics.update(layer[rows.start : rows.stop])
+            by_layer.append(statistics.result())
+        for name in by_layer[0]:
+            found.setdefault(name, []).append(torch.from_numpy(np.stack([one[name] for one in by_layer])))
+    return {name: torch.stack(articles) for name, articles in found.items()}

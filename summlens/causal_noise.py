@@ -36,7 +36,7 @@ from summlens.metrics.statistics import randomisation_test
 from summlens.noise_captures import Floor
 
 _HEADS = re.compile(r"attention/(\w+)/summary|(head_output_norm)/summary")
-_LAYERS = re.compile(r"activation/(\w+)/mean_abs/summary")
+_LAYERS = re.compile(r"activation/(\w+)/(mean_abs|l2)/summary")
 _SIGNS = 10_000, 100_000  # sign assignments of a randomisation test: the fewest and the most
 _DIVERGENCE = re.compile(r"heads/(kl|js)(_no_sink)?|divergence/cosine")
 
@@ -214,12 +214,14 @@ def weights_beyond_seeds(last: Mapping, floor: Floor) -> tuple[dict, dict[str, n
 
 
 def numbers(arrays: Mapping) -> dict[str, np.ndarray]:
-    """What is compared, of a capture's arrays: heads/<metric> (A, L, H), layers/<site> (A, L), neurons (1, L, N)."""
+    """What is compared, of a capture's arrays: heads/<metric> (A, L, H), neurons (1, L, N), and by layer the sizes of
+    activations: layers/<site> (mean absolute value) and layers/<site>_l2 (mean norm), (A, L)."""
     found = {}
     for key, values in arrays.items():
-        head, layer = _HEADS.fullmatch(key), _LAYERS.fullmatch(key)
-        if head or layer:
-            found[f"heads/{head[1] or head[2]}" if head else f"layers/{layer[1]}"] = np.asarray(values, np.float64)
+        if head := _HEADS.fullmatch(key):
+            found[f"heads/{head[1] or head[2]}"] = np.asarray(values, np.float64)
+        elif layer := _LAYERS.fullmatch(key):
+            found[f"layers/{layer[1]}{'_l2' * (layer[2] == 'l2')}"] = np.asarray(values, np.float64)
         elif key == "neuron/mean":
             found["neurons"] = np.asarray(values, np.float64)[None]
     return found

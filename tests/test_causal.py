@@ -317,7 +317,7 @@ def test_batches_and_padding_change_no_number_and_the_models_stay_as_they_were(m
             assert torch.equal(value, state[name]), name
 
 
-def test_neuron_means_are_over_the_summary_positions_of_each_article():
+def test_neurons_are_those_of_the_summary_positions_of_each_article():
     model = tiny_model("gpt2")
     arrays = causal_effects.measure(model, model, tiny_examples(), exact=False)
     slow = Slow(model)
@@ -325,8 +325,10 @@ def test_neuron_means_are_over_the_summary_positions_of_each_article():
         kept = {}
         hook = (slow.found.blocks[1].down, "pre_hook", lambda module, args, kept=kept: kept.update(x=args[0][0]))
         slow._run(example, [hook])
-        wanted = kept["x"][list(example.queries)].mean(dim=0)
-        np.testing.assert_allclose(arrays["neurons/base"][row, 1], wanted, atol=1e-5)
+        own = kept["x"][list(example.queries)].double().numpy()
+        wanted = {"": own.mean(0), "/max": own.max(0), "/std": own.std(0), "/positive_share": (own > 0).mean(0)}
+        for name, values in wanted.items():
+            np.testing.assert_allclose(arrays[f"neurons/base{name}"][row, 1], values, atol=1e-5)
 
 
 # ------------------------------------------------------------------------------------------------ planted truths

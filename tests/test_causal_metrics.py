@@ -167,6 +167,7 @@ def captured_like(random, base, moved):
         "attention/entropy/summary": values,
         "attention/kl/summary": divergence,
         "activation/residual/mean_abs/summary": values[:, :, 0],
+        "activation/residual/l2/summary": values[:, :, 2],
         "neuron/mean": values.mean(axis=0),
     }
 
@@ -205,6 +206,8 @@ def test_what_another_seed_does_not_do_is_not_flagged(three_seeds):
     for name in ("heads/entropy", "heads/kl", "neurons"):
         assert np.argwhere(arrays[f"noise_floor/{name}/flag"]).tolist() == [[1, 2]], name
     assert list(summary["floors"]) == ["sampling", "numerical", "seed"]
+    flags = {name: row["flag"].tolist() for name, row in summary["layers"].items()}
+    assert flags == {"residual": [False, False], "residual_l2": [False, True]}
     without, _ = causal_noise.above_noise(pairs, 0, {"numerical": floors["numerical"]})
     assert {tuple(place) for place in np.argwhere(without["heads"]["kl"]["flag"])} == {(0, 0), (0, 1), (1, 2)}
     assert set(summary["heads"]["kl"]["median"]) == {"change", "numerical", "seed"}  # no halves of a divergence

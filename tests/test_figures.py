@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import io
+import itertools
 import subprocess
 import sys
 from pathlib import Path
@@ -291,13 +292,15 @@ def test_the_most_changed_neuron_has_its_interval_over_articles_where_the_causal
     assert "there is no interval" in parts.neurons(data).caveat
     (layer, neuron), shape = data.changed_neurons[0], (data.articles, *data.last.arrays["neuron/mean"].shape)
     ends = {
-        f"neurons/{name}": np.random.default_rng(n).normal(size=shape) for n, name in enumerate(("base", "fine_tuned"))
+        f"neurons/{name}{kind}": np.random.default_rng(n).normal(size=shape)
+        for n, (name, kind) in enumerate(itertools.product(("base", "fine_tuned"), ("", "/max")))
     }
     run.write_arrays("causal.npz", ends)
-    changes = ends["neurons/fine_tuned"][:, layer, neuron] - ends["neurons/base"][:, layer, neuron]
-    mean, low, high = bootstrap_interval(changes, resamples=1000)
-    assert low < mean < high
-    assert f"of that neuron over articles: {mean:+.3f} [{low:+.3f}, {high:+.3f}]" in parts.neurons(data).caveat
+    for kind, name in (("", "mean"), ("/max", "maximum")):
+        before, after = (ends[f"neurons/{model}{kind}"][:, layer, neuron] for model in ("base", "fine_tuned"))
+        mean, low, high = bootstrap_interval(after - before, resamples=1000)
+        assert low < mean < high
+        assert f"{name} {mean:+.3f} [{low:+.3f}, {high:+.3f}]" in parts.neurons(data).caveat
     run.write_arrays("causal.npz", {key: values[:, :, 1:] for key, values in ends.items()})  # of another model
     assert "there is no interval" in parts.neurons(data).caveat
 

@@ -30,6 +30,13 @@ SITES = {
 
 PROSE = {site: name[0].lower() + name[1:] if name[1].islower() else name for site, name in SITES.items()}
 
+STATISTICS = {
+    "mean": "mean",
+    "max": "maximum",
+    "std": "standard deviation",
+    "positive_share": "share above zero",
+}  # of a neuron
+
 
 def weight_table(data: RunData, index: int = -1) -> tuple[list[str], np.ndarray]:
     """Names of the matrix kinds K and their (K, L) relative change at one capture; NaN where a layer has no such one.
@@ -223,13 +230,16 @@ def neurons(data: RunData) -> Picture:
     layer, neuron = shown[0]
     beyond = int((np.abs(change) > 1).sum())
     by_article = neuron_changes(data, layer, neuron)
-    if by_article is None:
+    if not by_article:
         spread = "Saved as means over the probe set, so there is no interval over articles here."
     else:
-        mean, low, high = interval(by_article)
+        changes = [
+            "{} {:+.3f} [{:+.3f}, {:+.3f}]".format(STATISTICS[name], *interval(values))
+            for name, values in by_article.items()
+        ]
         spread = (
-            f"Mean change of that neuron over articles: {mean:+.3f} [{low:+.3f}, {high:+.3f}] model units, which does "
-            f"not allow for its having been chosen as the largest. {ARTICLES_ONLY}"
+            f"Changes of that neuron over articles, in model units and share: {', '.join(changes)}, which do not allow "
+            f"for its having been chosen as the largest. {ARTICLES_ONLY}"
         )
     return Picture(
         "neurons",

@@ -202,16 +202,18 @@ def neuron_change(data: RunData) -> np.ndarray:
     return (after - before) / np.maximum(deviation, 1e-3 * max(float(np.nanmean(deviation)), 1e-12))
 
 
-def neuron_changes(data: RunData, layer: int, neuron: int) -> np.ndarray | None:
-    """(A,) change of a neuron's mean activation in each probe article, as the causal tests of the run's own models
-    measured it; None where there are none."""
+def neuron_changes(data: RunData, layer: int, neuron: int) -> dict[str, np.ndarray]:
+    """{mean|max|std|positive_share: (A,)} change of that number of a neuron in each probe article, as the causal tests
+    of the run's own models measured it; empty where there are none."""
     if "neurons" not in ((data.causal or {}).get("noise_floor") or {}) or not data.run.has("causal.npz"):
-        return None
+        return {}
     arrays = _optional(data, lambda: data.run.read_arrays("causal.npz"), True) or {}
-    ends = [arrays.get(f"neurons/{name}") for name in ("base", "fine_tuned")]
-    if any(end is None or end.shape[1:] != data.last.arrays["neuron/mean"].shape for end in ends):
-        return None
-    return ends[1][:, layer, neuron] - ends[0][:, layer, neuron]
+    changes = {}
+    for statistic, suffix in (("mean", ""), ("max", "/max"), ("std", "/std"), ("positive_share", "/positive_share")):
+        ends = [arrays.get(f"neurons/{name}{suffix}") for name in ("base", "fine_tuned")]
+        if all(end is not None and end.shape[1:] == data.last.arrays["neuron/mean"].shape for end in ends):
+            changes[statistic] = ends[1][:, layer, neuron] - ends[0][:, layer, neuron]
+    return changes
 
 
 def gaps(steps: list[int]) -> list[str]:
