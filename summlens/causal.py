@@ -350,8 +350,8 @@ def headlines(info: Mapping) -> list[str]:
             lines.append(f"rank correlation of KL with the gain lost by patching: {_range(found['value'], found)}")
     if "circuit" in info:
         circuit = info["circuit"]
-        recovered = _range(circuit["greedy"]["share"], circuit["greedy"])
-        lines.append(f"{circuit['size']} of {circuit['of']} heads recover {recovered} of the gain")
+        recovered, most = (_range(circuit[which]["share"], circuit[which]) for which in ("greedy", "all_heads"))
+        lines.append(f"{circuit['size']} of {circuit['of']} heads recover {recovered} of the gain, all heads {most}")
     return lines
 
 

@@ -89,15 +89,15 @@ def test_scatter_has_every_head_at_its_place(data):
         (0.8, 0.6, 0.9, "are closely those that matter most"),
         (0.6, 0.2, 0.8, "are roughly those"),
         (0.3, 0.1, 0.5, "are only loosely those"),
-        (0.3, -0.1, 0.5, "no more than noise"),
+        (0.3, -0.1, 0.5, "no more than by chance"),
         (-0.5, -0.7, -0.1, "matter less than the others"),
-        (0.9, None, None, "no more than noise"),
+        (0.9, None, None, "no more than by chance"),
         (None, None, None, "could not be ranked"),
     ],
 )
 def test_the_verdict_on_moving_and_mattering_follows_the_interval(value, low, high, words):
     by_chance = causal.verdict({"value": value, "low": low, "high": high, "p_value": 0.3}, "Attention KL from base")
-    assert "could not be ranked" in by_chance or "no more than noise" in by_chance  # so few heads, so weak an order
+    assert "could not be ranked" in by_chance or "no more than by chance" in by_chance  # so few heads, so weak an order
     assert words in causal.verdict(
         {"value": value, "low": low, "high": high, "p_value": 0.04}, "Attention KL from base"
     )
@@ -226,7 +226,7 @@ def test_the_answer_says_when_it_is_no_more_than_noise(data):
     assert "It is no more than noise: no head and no neuron changed beyond what" in text
     assert "No single head of the fine-tuned model matters beyond chance when it is ablated." in text
     assert "None of the 15 heads alone carries any of the gain beyond chance" in text
-    assert "moving is no sign of mattering" in text
+    assert "moving is not shown to be a sign of mattering" in text
     assert "no more than random sets of that size do by chance" in text
     assert "alone carries more" not in text and "depends most" not in text
 

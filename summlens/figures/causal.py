@@ -194,8 +194,8 @@ def verdict(found: dict | None, name: str) -> str:
     if few or not (low > 0 or high < 0):
         chance = f"; p = {by_chance:.2f} over the heads" if few else ""
         return (
-            f"Moving is no sign of mattering: how far the heads moved by {subject} and what they carry agree no more "
-            f"than noise does ({rho}{chance})."
+            f"Moving is not shown to be a sign of mattering: how far the heads moved by {subject} and what they carry "
+            f"agree no more than by chance ({rho}{chance})."
         )
     if high < 0:
         return f"The heads that moved most by {subject} matter less than the others ({rho})."

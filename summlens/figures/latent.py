@@ -104,8 +104,8 @@ def similarity(data: RunData) -> Picture:
                 f"{high[least]:.2f}]"
             )
     panels[-1].set(title="Same layer, base against fine-tuned", xlabel="layer (0: embeddings)")
-    panels[-1].set_ylim(top=1.02)
-    panels[-1].legend()
+    panels[-1].set(ylabel="similarity", ylim=(None, 1.02))
+    panels[-1].legend(loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=2, fontsize="small")
     found, beyond = "; ".join(sentences), _beyond(data, MEASURES)
     return Picture(
         "representation_similarity",
