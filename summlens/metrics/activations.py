@@ -25,6 +25,8 @@ def mean_vector(values: Tensor, rows: Sequence[slice]) -> Tensor:
 def head_output_norms(heads: Tensor, projection: Tensor) -> Tensor:
     """L2 norm of what each head adds to the residual stream at each position, without the projection's bias.
 
+    Where a block scales or normalises its attention output once more (Granite; Gemma 2 and 3), it is the norm before.
+
     heads: (B, T, H * d), the input of the output projection; projection: (H, d, D), each head's slice of it.
     Returns (B, T, H) float32. Memory: one head's (B, T, D) at a time.
     """
