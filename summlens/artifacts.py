@@ -62,6 +62,7 @@ import numpy as np
 from summlens.errors import UserError
 
 SCHEMA_VERSION = 1
+_NEWER = {"causal.json": 2}  # files whose format changed since version 1 of them all
 MOST_WHOLE = 8  # whole captures of a run, both ends included
 SLIM_BITS = 10  # of a slim capture's significands, beside the leading one that is never stored
 _MEND = "delete it and run the script that writes it again"
@@ -102,7 +103,8 @@ class Run:
 
     def write_json(self, name: str, payload: dict) -> Path:
         """Write `payload` as interpretability_metrics/`name`, with the schema version; NaN and infinity become null."""
-        text = json.dumps(_finite({"schema_version": SCHEMA_VERSION, **payload}), indent=1, ensure_ascii=False)
+        version = _NEWER.get(name, SCHEMA_VERSION)
+        text = json.dumps(_finite({"schema_version": version, **payload}), indent=1, ensure_ascii=False)
         return write_atomically(self.metrics / name, text.encode())
 
     def read_json(self, name: str) -> dict:
@@ -113,10 +115,12 @@ class Run:
         except ValueError:
             raise UserError(f"{path} is damaged (not valid JSON): {_MEND}") from None
         version = payload.get("schema_version") if isinstance(payload, dict) else None
-        if version != SCHEMA_VERSION:
+        expected = _NEWER.get(name, SCHEMA_VERSION)
+        if version != expected:
+            again = "run analyze_latent_space.py again" if name in _NEWER else "make the run again"
             raise UserError(
-                f"{path} has schema version {version}, this program reads {SCHEMA_VERSION}: "
-                "make the run again, or read it with the version that wrote it"
+                f"{path} has schema version {version}, this program reads {expected}: "
+                f"{again}, or read it with the version that wrote it"
             )
         return payload
 

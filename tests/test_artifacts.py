@@ -146,8 +146,15 @@ def test_another_schema_version_is_refused(tmp_path):
     run = Run(tmp_path)
     run.metrics.mkdir()
     (run.metrics / "run.json").write_text('{"schema_version": 99}')
-    with pytest.raises(UserError, match="schema version 99"):
+    with pytest.raises(UserError, match="schema version 99.*make the run again"):
         run.read_json("run.json")
+    (run.metrics / "causal.json").write_text(
+        '{"schema_version": 1}'
+    )  # from before its circuit's shares were of the gain
+    with pytest.raises(UserError, match="schema version 1, .*analyze_latent_space.py again"):
+        run.read_json("causal.json")
+    run.write_json("causal.json", {"exact": True})
+    assert run.read_json("causal.json")["exact"]
 
 
 def test_an_absent_file_says_what_makes_it(tmp_path):
