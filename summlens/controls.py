@@ -33,10 +33,11 @@ import numpy as np
 
 from summlens.artifacts import Run
 from summlens.causal_noise import numbers
-from summlens.config import CONTROLS, SEED
+from summlens.config import CONTROLS
 from summlens.errors import UserError
 from summlens.metrics.effects import discoveries, share
 from summlens.metrics.statistics import bootstrap_interval, randomisation_test
+from summlens.noise_captures import other_seeds
 
 RESAMPLES = 1000
 PARTS = ("total", "format", "task")
@@ -65,8 +66,8 @@ def split(run: Run, seed: int = 0, resamples: int = RESAMPLES) -> tuple[dict, di
         "controls": {},
         "left_out": {},
     }
-    seeds = {name.removeprefix(SEED): run.companion(name) for name in run.companions() if name.startswith(SEED)}
-    captures = {name: one.read_step(steps[-1]).arrays for name, one in seeds.items() if one.steps()[-1:] == steps[-1:]}
+    seeds = other_seeds(run).items()
+    captures = {name: one.read_step(steps[-1]).arrays for name, one in seeds if one.steps()[-1:] == steps[-1:]}
     captures = {k: v for k, v in captures.items() if v["loss/summary"].shape == base["loss/summary"].shape}
     if captures:
         info["seeds"] = list(captures)

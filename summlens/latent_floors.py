@@ -6,7 +6,6 @@ from itertools import combinations
 
 from summlens import models, noise_captures
 from summlens.artifacts import Run
-from summlens.config import SEED
 from summlens.data import Example
 from summlens.latent_space import Representation, represent
 from summlens.noise_captures import Floor
@@ -51,18 +50,16 @@ def seeds(run: Run, fine_tuned: Representation, examples: Sequence[Example]) -> 
     Without `examples`, or where a model is gone, they are the vectors that its last whole capture holds.
     """
     found = {}
-    for name in run.companions():
-        other = run.companion(name)
-        steps = other.whole_steps() if name.startswith(SEED) else []
+    for seed, other in noise_captures.other_seeds(run).items():
+        steps = other.whole_steps()
         if not steps:
             continue
         vectors = other.read_arrays(f"step_{steps[-1]:06d}.npz").get("latent/residual")
         if vectors is None or vectors.shape != fine_tuned.vectors.shape:
             continue
-        seed = name.removeprefix(SEED)
         found[seed] = Representation(vectors)
-        if examples and (other.model_outputs / "config.json").is_file():
+        model = noise_captures.final_model(other, models.device()) if examples else None
+        if model is not None:
             log.info("noise floor: the fine-tuned model of seed %s on %d probe articles", seed, len(examples))
-            model = models.load_model(str(other.model_outputs)).to(models.device())
             found[seed] = represent(model, examples, str(other.model_outputs))
     return found

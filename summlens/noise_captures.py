@@ -12,7 +12,6 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
-from pathlib import Path
 from typing import Generic, TypeVar
 
 import torch
@@ -84,15 +83,14 @@ def seeds(
     """
     known = [(fine_tuned, last)]
     names = []
-    for name in run.companions():
-        other = run.companion(name)
-        if not name.startswith(SEED) or not other.steps():
+    for seed, other in other_seeds(run).items():
+        if not other.steps():
             continue
         arrays = other.read_step(other.steps()[-1]).arrays
         if arrays["loss/summary"].shape != (len(examples),):
             continue
-        names.append(name.removeprefix(SEED))
-        known.append((_model(other.model_outputs, fine_tuned), arrays))
+        names.append(seed)
+        known.append((final_model(other, next(fine_tuned.parameters()).device), arrays))
     if not names:
         return None
     log.info("noise floor: fine-tuned against that of seed %s", ", ".join(names))
@@ -100,10 +98,16 @@ def seeds(
     return Floor(SEEDS.format(", ".join(names)), pairs, first, [arrays for _, arrays in known[1:]])
 
 
-def _model(folder: Path, like: nn.Module) -> nn.Module | None:
-    if not (folder / "config.json").is_file():
+def other_seeds(run: Run) -> dict[str, Run]:
+    """{seed: its files} of the run's finished fine-tunes of other seeds."""
+    return {name.removeprefix(SEED): run.companion(name) for name in run.companions() if name.startswith(SEED)}
+
+
+def final_model(run: Run, device: torch.device) -> nn.Module | None:
+    """The fine-tuned model that a run saved; None where it is gone."""
+    if not (run.model_outputs / "config.json").is_file():
         return None
-    return models.load_model(str(folder)).to(next(like.parameters()).device)
+    return models.load_model(str(run.model_outputs)).to(device)
 
 
 def _compared(

@@ -6,7 +6,7 @@ from summlens.figures.grid import cells, cells_over, rows_of
 from summlens.figures.heads import ARTICLES_ONLY, BY_KEY
 from summlens.figures.over_time import line
 from summlens.figures.picture import Picture, new_figure
-from summlens.figures.rundata import Missing, RunData
+from summlens.figures.rundata import Missing, RunData, percent
 from summlens.figures.style import ACCENT, BASE, CATEGORIES, DIVERGING, INK, MUTED, diverging_norm
 
 MOVED = {
@@ -237,8 +237,8 @@ def circuit(data: RunData) -> Picture:
     return Picture(
         "causal_circuit",
         "The smallest set of heads that carries most of it",
-        f"{found['size']} of {found['of']} heads ({names}{more}) recover {recovered(found['greedy'])} of the gain, all "
-        f"heads {recovered(found['all_heads'])}{beside}.",
+        f"{found['size']} of {found['of']} heads ({names}{more}) recover {percent(found['greedy'])} of the gain, all "
+        f"heads {percent(found['all_heads'])}{beside}.",
         f"Heads of fine-tuned restored in base until {aim} (dashed) is reached, searched on "
         f"{found['articles']['search']} articles and measured on the other {found['articles']['held_out']}. "
         "Below: sets of the same size chosen otherwise.",
@@ -246,11 +246,6 @@ def circuit(data: RunData) -> Picture:
         + ARTICLES_ONLY,
         figure=figure,
     )
-
-
-def recovered(found: dict) -> str:
-    """A share of the gain in %, with its interval, as it stands in a sentence."""
-    return f"{100 * found['share']:.0f} % [{100 * found['low']:.0f}, {100 * found['high']:.0f}]"
 
 
 FLOORS = {

@@ -7,7 +7,7 @@ import numpy as np
 from summlens.figures.grid import cells, cells_over, rows_of
 from summlens.figures.heads import ARTICLES_ONLY, BY_KEY
 from summlens.figures.picture import Picture, new_figure
-from summlens.figures.rundata import Missing, RunData, change
+from summlens.figures.rundata import Missing, RunData, change, percent
 from summlens.figures.style import ACCENT, CATEGORIES, DIVERGING, MUTED, diverging_norm
 
 CONTROLS = {
@@ -99,8 +99,7 @@ def finding(data: RunData, control: str) -> str:
 
 def movement(data: RunData, control: str) -> str:
     """The control's movement in % of fine-tuned's, with its interval, as it stands in a sentence."""
-    found = data.controls["controls"][control]["movement"]
-    return f"{100 * found['share']:.0f} % [{100 * found['low']:.0f}, {100 * found['high']:.0f}]"
+    return percent(data.controls["controls"][control]["movement"])
 
 
 def _below(data: RunData, metric: str, part: str, parts: Split) -> np.ndarray:

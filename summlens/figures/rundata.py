@@ -296,6 +296,11 @@ def listed(names: list[str]) -> str:
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
+def percent(found: dict) -> str:
+    """{share, low, high} in %, as it stands in a sentence."""
+    return f"{100 * found['share']:.0f} % [{100 * found['low']:.0f}, {100 * found['high']:.0f}]"
+
+
 def _above_noise(data: RunData, key: str, shape: tuple) -> np.ndarray | None:
     heads = ((data.causal or {}).get("noise_floor") or {}).get("heads") or {}
     metric, positions = key.split("/")[-2:]

@@ -4,7 +4,7 @@ import numpy as np
 
 from summlens.figures import causal, controls
 from summlens.figures.heads import BY_KEY
-from summlens.figures.rundata import Missing, RunData, change, floors_in_words, layers_above_noise, listed
+from summlens.figures.rundata import Missing, RunData, change, floors_in_words, layers_above_noise, listed, percent
 from summlens.figures.scores import comparison, label, main_score, verdict
 
 NEGLIGIBLE_BITS = 1e-6  # float32 rounding in a divergence of identical rows
@@ -241,10 +241,10 @@ def _circuit(data: RunData) -> str:
     found = (data.causal or {}).get("circuit")
     if not found:
         return ""
-    everything = causal.recovered(found["all_heads"])
+    everything = percent(found["all_heads"])
     if "random" not in found:
         return f"All {found['of']} heads are needed to recover {everything} of the gain: no smaller set does."
-    text = f"{found['size']} of {found['of']} heads recover {causal.recovered(found['greedy'])} of the gain"
+    text = f"{found['size']} of {found['of']} heads recover {percent(found['greedy'])} of the gain"
     if found["target_of"] == "gain":
         text += " on held-out articles"
     else:
