@@ -12,8 +12,8 @@ import contextlib
 import time
 
 from summlens.artifacts import Run
-from summlens.config import PROJECT, Config
-from summlens.errors import UserError, one_line_errors
+from summlens.core.config import PROJECT, Config
+from summlens.core.errors import UserError, one_line_errors
 
 
 def parse() -> argparse.Namespace:
@@ -81,7 +81,7 @@ def models_of(options: argparse.Namespace, run: Run, described: dict) -> tuple[s
 
 
 def dump_tensors(options: argparse.Namespace, run: Run, described: dict, examples: list) -> list:
-    from summlens import dump
+    from summlens.analysis import dump
 
     names = dump.models_of(run, Config().resolve(described["config"]["model"]), options.dump_steps)
     folder = options.dump_tensors or run.root / "tensors"
@@ -105,31 +105,34 @@ if __name__ == "__main__":
         described = run.read_json("run.json")
 
         # Only now what takes seconds to import: --help and a missing run are answered at once.
-        from summlens import causal, console, controls, explorer, latent_floors, latent_space
+        from summlens.analysis import attention_maps, controls, probe
+        from summlens.analysis.causal import causal_tests
+        from summlens.analysis.representations import latent_space, layer_floors, represent
+        from summlens.core import console
 
         console.start_logging()
-        examples = latent_space.probe_examples(described)
+        examples = probe.probe_examples(described)
         own_models = not (options.base or options.model or options.no_models)
         written, left_out = [], {}
 
         if options.dump_tensors is not None:
             written += dump_tensors(options, run, described, examples)
         elif options.explore:
-            asked = [explorer.parse_head(text) for text in options.explore]
-            written += explorer.write(run, models_of(options, run, described), examples, asked)
+            asked = [attention_maps.parse_head(text) for text in options.explore]
+            written += attention_maps.write(run, models_of(options, run, described), examples, asked)
         else:
             # The captured steps lead from the run's base to its fine-tuned model: with other models they have no part.
-            steps = {} if options.base or options.model else latent_space.saved_vectors(run, len(examples))
+            steps = {} if options.base or options.model else represent.saved_vectors(run, len(examples))
             if options.no_models:
                 names = ("step 0 (saved vectors)", "last step (saved vectors)")
-                base, fine_tuned = latent_space.ends(steps)
+                base, fine_tuned = represent.ends(steps)
             else:
                 names = models_of(options, run, described)
                 tokens_of = Config().resolve(described["config"]["model"])
-                base, fine_tuned = latent_space.represent_pair(
+                base, fine_tuned = represent.represent_pair(
                     *names, examples, tokens_of=tokens_of, any_shape=options.causal == "off"
                 )
-            floors = latent_floors.measure(
+            floors = layer_floors.measure(
                 base, fine_tuned, examples, None if options.no_models else names[0], run if steps else None
             )
             info, arrays = latent_space.analyze(base, fine_tuned, steps, not options.raw, options.seed, floors=floors)
@@ -141,11 +144,11 @@ if __name__ == "__main__":
             if not options.no_models and options.causal != "off":
                 with optional("causal tests", left_out):
                     own = run if own_models else None
-                    info, arrays = causal.test_pair(*names, examples, own, options.causal, options.seed)
+                    info, arrays = causal_tests.test_pair(*names, examples, own, options.causal, options.seed)
                     written.append(run.write_arrays("causal.npz", arrays))
                     written.append(run.write_json("causal.json", info))
                     left_out |= info["left_out"]
-                    print("\n".join(causal.headlines(info)))
+                    print("\n".join(causal_tests.headlines(info)))
 
             if not (options.base or options.model):
                 with optional("format and task", left_out):
@@ -157,7 +160,7 @@ if __name__ == "__main__":
 
             if own_models and not options.no_explorer:
                 with optional("attention maps of the head explorer", left_out):
-                    written += explorer.write(run, names, examples)
+                    written += attention_maps.write(run, names, examples)
 
         for name, reason in left_out.items():
             print(f"left out: {name}: {reason}")

@@ -41,7 +41,7 @@ export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}"
 python="$("$here/setup_environment.sh" --print-python)"
 started=$SECONDS
 if [ -n "$processes" ]; then
-    PYTHONPATH="$here" "$python" -m summlens.launch "$processes" "$here/gpt2_summarization.py" ${options[@]+"${options[@]}"}
+    PYTHONPATH="$here" "$python" -m summlens.core.launch "$processes" "$here/gpt2_summarization.py" ${options[@]+"${options[@]}"}
 else
     "$python" "$here/gpt2_summarization.py" ${options[@]+"${options[@]}"}
 fi

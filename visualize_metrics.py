@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 from summlens.artifacts import Run
-from summlens.errors import UserError, one_line_errors
+from summlens.core.errors import UserError, one_line_errors
 
 PROJECT = Path(__file__).resolve().parent
 FORMATS = ("png", "svg", "pdf")
@@ -92,21 +92,21 @@ if __name__ == "__main__":
         options = parse()
 
         # Drawing is loaded only now, so that --help answers at once.
-        from summlens import figures, report
-        from summlens.report import pictures, side_by_side
+        from summlens import figures
+        from summlens.report import page, pictures, side_by_side
 
-        names = {entry.name: entry.title for entry in figures.CATALOGUE} | {report.NAME: "The report (HTML)"}
+        names = {entry.name: entry.title for entry in figures.CATALOGUE} | {page.NAME: "The report (HTML)"}
         formats = tuple(options.format or ("png", "svg"))
         if options.list:
             print_names(names)
         elif options.compare:
-            runs, made = [load_run(folder) for folder in options.compare], report.Made()
+            runs, made = [load_run(folder) for folder in options.compare], page.Made()
             folder = Run(options.output_dir).visualizations
             made.files, missing = side_by_side.write(*runs, folder, formats)
             problems = [f"{name} cannot be compared: {reason}" for name, reason in missing]
             say_what_was_written(made, problems, folder, time.monotonic() - started)
         elif options.readme:
-            data, made = load_run(options.output_dir), report.Made()
+            data, made = load_run(options.output_dir), page.Made()
             try:
                 made.files, problems = pictures.write(data)
             except figures.Missing as reason:
@@ -116,11 +116,11 @@ if __name__ == "__main__":
             wanted = chosen_names(options.only, names)
             run = Run(options.output_dir)
             data = load_run(run.root)
-            made = report.Made()
+            made = page.Made()
             # The report shows every figure, whichever files were asked for.
-            drawn = set(names) if report.NAME in wanted else wanted
+            drawn = set(names) if page.NAME in wanted else wanted
             draw_figures(data, figures.CATALOGUE, drawn, formats, made)
-            if report.NAME in wanted:
+            if page.NAME in wanted:
                 with figures.styled():
-                    made.files.append(report.write(data, made))
+                    made.files.append(page.write(data, made))
             say_what_was_written(made, data.problems, run.visualizations, time.monotonic() - started)

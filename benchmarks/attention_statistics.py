@@ -33,8 +33,9 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from summlens.architecture import architecture, observed_attention
 from summlens.metrics.attention import Projected, Tokens, attention_statistics, metric_names
+from summlens.model.architecture import architecture
+from summlens.model.observing import observed_attention
 
 LAYERS, HEADS, WIDTH = 12, 12, 64
 

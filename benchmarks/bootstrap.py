@@ -12,7 +12,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from summlens.metrics.statistics import bootstrap_interval, randomisation_test
+from summlens.stats.intervals import bootstrap_interval
+from summlens.stats.tests import randomisation_test
 
 ARTICLES, SCORES, RESAMPLES = 11_490, 4, 10_000
 

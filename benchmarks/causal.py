@@ -22,19 +22,20 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from summlens import causal, causal_effects, models
-from summlens.architecture import evaluating
-from summlens.causal_forward import Edit, Subject
-from summlens.config import PROJECT
-from summlens.data import Example
+from summlens.analysis.causal import causal_tests, effects
+from summlens.core.config import PROJECT
+from summlens.data.tokens import Example
+from summlens.model import loading
+from summlens.model.editing import Edit, Subject
+from summlens.model.observing import evaluating
 
 
 def ablate_heads(pair, examples):
     """Mean ablation of every head of both models: the means, then a pass for each head."""
     for model in pair:
         subject = Subject(model)
-        means = causal_effects.site_means(subject, examples)["heads"]
-        for batch in causal_effects.chunks(subject, examples, range(len(examples))):
+        means = effects.site_means(subject, examples)["heads"]
+        for batch in effects.chunks(subject, examples, range(len(examples))):
             recorded = subject.record(batch)
             for layer in range(subject.found.layers):
                 for head in range(subject.found.heads):
@@ -52,7 +53,7 @@ def operations(function, *arguments):
 def count(model, example, articles, rate):
     """Floating point operations of mean ablation of every head of both models over `articles` of this length."""
     subject = Subject(model)
-    (batch,) = causal_effects.chunks(subject, [example], range(1))
+    (batch,) = effects.chunks(subject, [example], range(1))
     recorded = subject.record(batch)
     whole = operations(subject.whole_loss, batch)
     nothing = torch.zeros(subject.found.width)
@@ -72,7 +73,7 @@ def count(model, example, articles, rate):
         "teraflop_both_models": round(total / 1e12, 1),
         "teraflop_without_reuse": round(2 * articles * (subject.found.heads * len(layers) + 2) * whole / 1e12, 1),
         "recorded_bytes_a_token": kept // batch.ids.numel(),
-        "tokens_at_a_time_on_a_gpu": causal_effects.GPU_TOKENS,
+        "tokens_at_a_time_on_a_gpu": effects.GPU_TOKENS,
         "seconds_at_rate": round(total / rate, 1),
         "rate": rate,
     }
@@ -94,7 +95,7 @@ parser.add_argument("--count", action="store_true")
 parser.add_argument("--rate", type=float, default=15e12, help="operations a second for --count (%(default).3g)")
 options = parser.parse_args()
 torch.manual_seed(0)
-base = models.load_model(str(PROJECT / "data/model")) if options.shape == "demo" else GPT2LMHeadModel(GPT2Config())
+base = loading.load_model(str(PROJECT / "data/model")) if options.shape == "demo" else GPT2LMHeadModel(GPT2Config())
 fine_tuned = copy.deepcopy(base)
 with torch.no_grad():
     for parameter in fine_tuned.parameters():
@@ -110,9 +111,9 @@ if options.count:
         found = count(base, examples[0], options.articles, options.rate)
     print(json.dumps({"shape": options.shape, "articles": options.articles, "tokens": length, **found}))
     sys.exit()
-pair = tuple(model.eval().to(models.device()) for model in (base, fine_tuned))
+pair = tuple(model.eval().to(loading.device()) for model in (base, fine_tuned))
 for model in pair:
-    models.fuse_gelu(model)
+    loading.fuse_gelu(model)
 with torch.no_grad(), evaluating(*pair):
     heads = seconds(ablate_heads, pair, examples)
 print(
@@ -121,11 +122,11 @@ print(
             "shape": options.shape,
             "articles": options.articles,
             "tokens": sum(len(example.input_ids) for example in examples),
-            "device": str(models.device()),
+            "device": str(loading.device()),
             "threads": torch.get_num_threads(),
             "head_ablation_both_models": heads,
-            "all_causal_tests": seconds(causal.analyze, *pair, examples),
-            "estimated_seconds": round(causal.seconds(base, examples), 1),
+            "all_causal_tests": seconds(causal_tests.analyze, *pair, examples),
+            "estimated_seconds": round(causal_tests.seconds(base, examples), 1),
         }
     )
 )

@@ -19,8 +19,9 @@ sys.path.insert(0, str(ROOT))
 
 from datasets import load_dataset  # noqa: E402
 
-from summlens import data, models  # noqa: E402
-from summlens.evaluation import generate  # noqa: E402
+from summlens.data import tokens  # noqa: E402
+from summlens.model import loading  # noqa: E402
+from summlens.model.generation import generate  # noqa: E402
 
 
 def main():
@@ -34,9 +35,9 @@ def main():
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
 
-    device = models.device()
-    tokenizer, model = models.load_tokenizer(options.model), models.load_model(options.model).to(device)
-    encoder = data.Encoder(tokenizer, "{article}\nTL;DR:", models.window(model))
+    device = loading.device()
+    tokenizer, model = loading.load_tokenizer(options.model), loading.load_model(options.model).to(device)
+    encoder = tokens.Encoder(tokenizer, "{article}\nTL;DR:", loading.window(model))
     rows = load_dataset("parquet", data_files=options.data, split="train")
     rows = rows.select(range(min(options.articles, len(rows))))
     prompts = [encoder.prompt(row["article"], options.max_new_tokens)[0] for row in rows]

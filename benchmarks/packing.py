@@ -31,9 +31,12 @@ from transformers import GPT2Config, GPT2LMHeadModel, GPT2Tokenizer
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from summlens import data, models  # noqa: E402
-from summlens.config import preset  # noqa: E402
-from summlens.experiment import device_name  # noqa: E402
+from summlens.core.config import preset  # noqa: E402
+from summlens.data import tokens  # noqa: E402
+from summlens.data.articles import load_articles  # noqa: E402
+from summlens.data.batches import ByLength, collate  # noqa: E402
+from summlens.model import loading  # noqa: E402
+from summlens.model.loading import device_name  # noqa: E402
 
 BATCH_SIZES, ROWS = (2, 8, 16), (1, 2)
 SMALLER, VOCABULARY = 4, 1_000
@@ -43,18 +46,18 @@ def article_lengths(folder: Path) -> tuple[str, int, np.ndarray]:
     """Which articles, the window, and each article's tokens with its summary."""
     files, tokenizer = sorted(folder.glob("cnn_dailymail_train*.jsonl.gz")), folder.parent / "gpt2_tokenizer"
     if files and tokenizer.is_dir():
-        encoder = data.Encoder(GPT2Tokenizer.from_pretrained(tokenizer), preset("full").template, 1024)
+        encoder = tokens.Encoder(GPT2Tokenizer.from_pretrained(tokenizer), preset("full").template, 1024)
         with gzip.open(files[0], "rt", encoding="utf-8") as lines:
             rows = [json.loads(line) for line in lines]
         examples = [encoder.example(row["id"], row["article"], row["highlights"]) for row in rows]
-        return "CNN/DailyMail", encoder.window, data.lengths(examples)
+        return "CNN/DailyMail", encoder.window, tokens.lengths(examples)
     config = preset("demo")
-    encoder = data.Encoder(models.load_tokenizer(str(ROOT / config.model)), config.template, 512)
-    return "sample", encoder.window, data.lengths(data.encode(data.load_articles(config)["train"], encoder, "training"))
+    encoder = tokens.Encoder(loading.load_tokenizer(str(ROOT / config.model)), config.template, 512)
+    return "sample", encoder.window, tokens.lengths(tokens.encode(load_articles(config)["train"], encoder, "training"))
 
 
 def by_length(lengths: np.ndarray, size: int) -> list[list[int]]:
-    order = list(data.ByLength(lengths, size, seed=0))
+    order = list(ByLength(lengths, size, seed=0))
     return [order[start : start + size] for start in range(0, len(order), size)]
 
 
@@ -78,15 +81,15 @@ def padding_share(lengths: np.ndarray, batches: list[list[list[int]]]) -> float:
     return 1 - sum(map(sum, filled)) / sum(max(batch) * len(batch) for batch in filled)
 
 
-def packed(examples: dict[int, data.Example], rows: list[list[int]]) -> dict[str, torch.Tensor]:
+def packed(examples: dict[int, tokens.Example], rows: list[list[int]]) -> dict[str, torch.Tensor]:
     """`input_ids`, `labels` and `position_ids` (R, T) of rows of articles; positions 0 keep padding to itself."""
     longest = max(sum(len(examples[index].input_ids) for index in row) for row in rows)
     ids, positions = torch.zeros(2, len(rows), longest, dtype=torch.long)
-    labels = torch.full_like(ids, data.IGNORED)
+    labels = torch.full_like(ids, tokens.IGNORED)
     for row, articles in enumerate(rows):
         start = 0
         for index in articles:
-            own = data.collate([examples[index]])
+            own = collate([examples[index]])
             stop = start + own["input_ids"].shape[1]
             ids[row, start:stop], labels[row, start:stop] = own["input_ids"][0], own["labels"][0]
             positions[row, start:stop] = torch.arange(stop - start)
@@ -100,7 +103,7 @@ def train_pass(model: GPT2LMHeadModel, batches: list[dict]) -> tuple[float, floa
     total, started = 0.0, time.perf_counter()
     for batch in batches:
         targets = batch["labels"][:, 1:]
-        wanted = targets != data.IGNORED
+        wanted = targets != tokens.IGNORED
         hidden = model.transformer(batch["input_ids"], position_ids=batch.get("position_ids"), use_cache=False)[0]
         logits = model.lm_head(hidden[:, :-1][wanted])
         loss = torch.nn.functional.cross_entropy(logits, targets[wanted], reduction="sum")
@@ -135,10 +138,10 @@ def main() -> None:
     chosen = [index for batch in batches for index in batch]
     random = np.random.default_rng(0)
     examples = {
-        index: data.Example("", tuple(random.integers(VOCABULARY, size=n).tolist()), n - max(1, n // 12), 0, 1)
+        index: tokens.Example("", tuple(random.integers(VOCABULARY, size=n).tolist()), n - max(1, n // 12), 0, 1)
         for index, n in zip(chosen, lengths[chosen].tolist(), strict=True)
     }
-    sides = {0: [data.collate([examples[index] for index in batch]) for batch in batches]}  # 0: by length
+    sides = {0: [collate([examples[index] for index in batch]) for batch in batches]}  # 0: by length
     packed_shares = {}
     for windows in ROWS:
         rows = in_rows(lengths, chosen, windows * room)
@@ -153,7 +156,7 @@ def main() -> None:
         resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=0, eos_token_id=0,
         initializer_range=0.1,  # large enough for attention into another article to show
     ))  # fmt: skip
-    models.fuse_gelu(model)
+    loading.fuse_gelu(model)
     best = dict.fromkeys(sides, float("inf"))
     for turn in range(3):  # the first warms up, and the faster of the others counts
         for side, made in sides.items():

@@ -21,7 +21,7 @@ from rouge_score.rouge_scorer import RougeScorer
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from summlens.errors import UserError
+from summlens.core.errors import UserError
 from summlens.metrics import text
 
 KNOWN = {

@@ -13,7 +13,7 @@ shape (the default on a GPU); the last two with random weights. Articles: the bu
 of CNN/DailyMail's length (834 of 1,024 tokens on average, 70 of them summary). Memory on the CPU is the resident memory
 above what model and libraries take; on a GPU all that PyTorch allocated, and this project takes 16 articles at a time
 there: compare memory with --batch-size 2. The share of peak counts the operations that the numbers need
-(summlens.estimate) against the card's dense bf16 peak, given with --peak or known by name.
+(summlens.training.estimate) against the card's dense bf16 peak, given with --peak or known by name.
 
 The last line is JSON: `speedup`, `memory_ratio` (straightforward over this; of the last model), `device`, on a GPU
 `peak_share` where the peak is known, and `models` with each model's own.
@@ -45,10 +45,13 @@ from transformers import (  # noqa: E402
     default_data_collator,
 )
 
-from summlens import config as configuration  # noqa: E402
-from summlens import console, data, estimate, models, training  # noqa: E402
 from summlens.artifacts import Run  # noqa: E402
-from summlens.experiment import device_name  # noqa: E402
+from summlens.core import config as configuration  # noqa: E402
+from summlens.core import console  # noqa: E402
+from summlens.data import batches, tokens  # noqa: E402
+from summlens.model import loading  # noqa: E402
+from summlens.model.loading import device_name  # noqa: E402
+from summlens.training import estimate, trainer  # noqa: E402
 
 EFFECTIVE = 16
 # TFLOP/s without sparsity, from the maker's data sheets, by the names that PyTorch gives the cards: the variants of one
@@ -84,17 +87,17 @@ def load_straightforwardly(folder: str):
     return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
 
 
-def make_examples(name: str, window: int, count: int) -> list[data.Example]:
+def make_examples(name: str, window: int, count: int) -> list[tokens.Example]:
     if name != "gpt2":
         from datasets import load_dataset
 
-        encoder = data.Encoder(models.load_tokenizer(str(ROOT / "data" / "model")), "{article}\nTL;DR:", window)
+        encoder = tokens.Encoder(loading.load_tokenizer(str(ROOT / "data" / "model")), "{article}\nTL;DR:", window)
         rows = load_dataset("parquet", data_files=str(ROOT / "data" / "sample" / "train.parquet"), split="train")
-        return list(data.encode(rows.select(range(count)), encoder, "benchmark"))
+        return list(tokens.encode(rows.select(range(count)), encoder, "benchmark"))
     random = np.random.default_rng(0)
     lengths = np.minimum(random.lognormal(np.log(820), 0.45, count).astype(int) + 70, window)
     return [
-        data.Example(str(n), tuple(map(int, random.integers(50_000, size=length))), int(length) - 70, 0, 1)
+        tokens.Example(str(n), tuple(map(int, random.integers(50_000, size=length))), int(length) - 70, 0, 1)
         for n, length in enumerate(lengths)
     ]
 
@@ -158,27 +161,27 @@ def this_project(model, examples, _window: int, steps: int, watch: Watch, batch:
         config = configuration.preset(
             "demo", batch_size=batch, accumulation=EFFECTIVE // batch, max_steps=steps, output_dir=folder
         )
-        arguments = training.training_arguments(config, Run(folder), first_step=1)  # no validation at the start
+        arguments = trainer.training_arguments(config, Run(folder), first_step=1)  # no validation at the start
         arguments.eval_strategy = arguments.save_strategy = "no"
         arguments.max_grad_norm = config.max_grad_norm  # in a run the Observer clips, which is not here
-        training.SummaryTrainer(
+        trainer.SummaryTrainer(
             model=model, args=arguments, train_dataset=examples, eval_dataset=examples[:1],
-            data_collator=data.collate, callbacks=[watch],
+            data_collator=batches.collate, callbacks=[watch],
         ).train()  # fmt: skip
 
 
-WAYS = {"straightforward": (load_straightforwardly, straightforward), "this": (models.load_model, this_project)}
+WAYS = {"straightforward": (load_straightforwardly, straightforward), "this": (loading.load_model, this_project)}
 
 
 def measure(way: str, name: str, steps: int, batch: int) -> dict:
     load, train = WAYS[way]
     model = make_model(name, load)
-    window = models.window(model)
+    window = loading.window(model)
     examples = make_examples(name, window, EFFECTIVE * steps)
     watch = Watch()
     train(model, examples, window, 2 * steps, watch, batch)
     targets = sum(len(one.queries) for one in examples) / len(examples)
-    operations = estimate.operations(estimate.shape_of(model.config), data.lengths(examples).tolist(), targets)
+    operations = estimate.operations(estimate.shape_of(model.config), tokens.lengths(examples).tolist(), targets)
     return {
         "articles_per_second": EFFECTIVE * steps / watch.seconds,
         "memory": watch.bytes,
@@ -209,7 +212,7 @@ def main():
         print(json.dumps(measure(options.way, name, options.steps or STEPS[name], options.batch_size)))
         return
 
-    device = device_name(models.device())
+    device = device_name(loading.device())
     peak = options.peak or (gpu and DENSE_BF16.get(torch.cuda.get_device_name(), 0.0))
     if gpu and not peak:
         print(f"the peak of {device} is not known here, and no share of it printed: give --peak")

@@ -47,7 +47,7 @@ run() { # NAME OPTION...
     if [ "$finished" = yes ]; then
         echo "$folder/$1 is finished"
     elif [ -n "$processes" ]; then
-        "$python" -m summlens.launch "$processes" "$here/gpt2_summarization.py" "${own[@]}" --resume
+        "$python" -m summlens.core.launch "$processes" "$here/gpt2_summarization.py" "${own[@]}" --resume
     else
         "$python" "$here/gpt2_summarization.py" "${own[@]}" --resume
     fi

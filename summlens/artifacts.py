@@ -36,16 +36,16 @@ predictions.jsonl   a row an article: id, article, reference, `summaries` {syste
                     `scores` {system: {score: value}}, `finished` {system: bool}, and
                     outlet and kind where the data name them.
 latent_space.json   names, settings, intervals and noise floor of the arrays in latent_space.npz (see
-                    summlens.latent_space).
+                    summlens.analysis.representations.latent_space).
 causal.json         ablation, patching, circuit and noise floor, with intervals and flags; causal.npz holds the effects
-                    by probe article (see summlens.causal).
+                    by probe article (see summlens.analysis.causal.causal_tests).
 controls.json       each head's change split into format and task by the run's control fine-tunes; arrays in
-                    controls.npz (see summlens.controls).
+                    controls.npz (see summlens.analysis.controls).
 companions/<name>/  a fine-tune that the run is compared with (`Run.companion`): a control (shuffled-pairs,
                     language-model) or another seed (seed-43). Captured steps on the same probe articles, and run.json:
                     `state` (training or trained), name, `what` it is, configuration.
 attention_maps.json attention rows and information flow of a few heads and probe articles, with the tokens' texts;
-                    arrays in attention_maps.npz (see summlens.explorer).
+                    arrays in attention_maps.npz (see summlens.analysis.attention_maps).
 """
 
 import io
@@ -59,7 +59,7 @@ from pathlib import Path
 
 import numpy as np
 
-from summlens.errors import UserError
+from summlens.core.errors import UserError
 
 SCHEMA_VERSION = 1
 _NEWER = {"causal.json": 2}  # files whose format changed since version 1 of them all

@@ -13,20 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from summlens import models
-from summlens.architecture import (
-    SITES,
-    Architecture,
-    architecture,
-    check_one_shape,
-    evaluating,
-    observed_attention,
-    observed_sites,
-)
-from summlens.data import Example
-from summlens.errors import UserError
-from summlens.metrics import activations, attention, weights
-from summlens.metrics.attention import POSITIONS, Projected, Tokens
+from summlens.core.errors import UserError
+from summlens.data.tokens import Example
+from summlens.metrics import activations, weights
+from summlens.metrics.attention import POSITIONS, Projected, Tokens, attention_statistics, metric_names
+from summlens.model import loading
+from summlens.model.architecture import SITES, Architecture, architecture, check_one_shape
+from summlens.model.observing import evaluating, observed_attention, observed_sites
 
 __all__ = ["SITES", "Architecture", "architecture", "capture", "gradient_norms", "weight_change"]
 
@@ -160,7 +153,7 @@ class _Collected:
         self.neurons = [activations.NeuronStatistics(found.neurons) for _ in range(layers)]
         shapes = {"loss/summary": (), "latent/residual": (layers + 1, found.width)}
         for where in positions:
-            for name in attention.metric_names(two_models):
+            for name in metric_names(two_models):
                 shapes[f"attention/{name}/{where}"] = (layers, heads)
             for site in SITES:
                 for size in ("mean_abs", "l2"):
@@ -169,7 +162,7 @@ class _Collected:
         self._arrays = {key: np.full((examples, *shape), np.nan, dtype=np.float32) for key, shape in shapes.items()}
 
     def attention(self, batch: _Batch, layer: int, model: Projected, base: Projected | None) -> None:
-        statistics = attention.attention_statistics(model, batch.tokens, base, positions=self.positions)
+        statistics = attention_statistics(model, batch.tokens, base, positions=self.positions)
         for key, values in statistics.items():
             self._arrays[f"attention/{key}"][batch.indices, layer] = values.numpy()
 
@@ -241,7 +234,7 @@ def _batches(
 def _check(examples: Sequence[Example], found: Architecture) -> None:
     if not examples:
         raise UserError("the probe set is empty: there is nothing to capture")
-    limit = models.positions(found.model)
+    limit = loading.positions(found.model)
     for example in examples:
         length = len(example.input_ids)
         if example.prompt_length < 1 or len(example.queries) == 0:

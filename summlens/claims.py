@@ -28,11 +28,11 @@ from pathlib import Path
 import numpy as np
 
 from summlens.artifacts import Run
-from summlens.config import parse_command_line
-from summlens.errors import UserError, one_line_errors
-from summlens.metrics.representation import bootstrap_counts
-from summlens.metrics.statistics import bootstrap_interval, paired_bootstrap, randomisation_test
-from summlens.selection import parse
+from summlens.core.config import parse_command_line
+from summlens.core.errors import UserError, one_line_errors
+from summlens.core.selection import parse
+from summlens.stats.intervals import bootstrap_counts, bootstrap_interval, paired_bootstrap
+from summlens.stats.tests import randomisation_test
 
 LAYERS, SHARE, SAVED = (2, 3, 5), 0.62, 0.75  # as the paper has them
 RUNS = {
@@ -113,9 +113,6 @@ def _shared(value):
     return {k: v for k, v in value.items() if k not in ("trainable", "trained")} if isinstance(value, dict) else value
 
 
-# -------------------------------------------------------------------------------------------------- which layers
-
-
 def claimed_layers(runs: dict[str, Run]) -> tuple[int, ...]:
     """The layers that are held to have changed most: those that lora_claimed trained, or else is to train."""
     if "lora_claimed" in runs:
@@ -150,9 +147,6 @@ def _has_the_papers(runs: dict[str, Run]) -> bool:
 def _top(values: np.ndarray, count: int) -> np.ndarray:
     """The places of the largest `count` of (..., layers), the largest first."""
     return np.argsort(-values, axis=-1, kind="stable")[..., :count]
-
-
-# ---------------------------------------------------------------------------------------------------- the claims
 
 
 def layers_change_most(runs: dict[str, Run], claimed: tuple[int, ...], resamples: int) -> tuple[str, list[str]]:
@@ -273,9 +267,6 @@ def _absent(folder: Path, name: str) -> str:
         f"{folder / name} ({RUNS[name]}) is not finished: examples/paper_claims.sh --output-dir {folder}, with the "
         "options of its first call, makes what is missing"
     )
-
-
-# --------------------------------------------------------------------------------------------------- command line
 
 
 def _print_verdicts(arguments: list[str]) -> None:

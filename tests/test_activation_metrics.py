@@ -6,13 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from summlens.metrics.activations import (
-    NeuronStatistics,
-    head_output_norms,
-    mean_absolute,
-    mean_l2,
-    mean_vector,
-)
+from summlens.metrics.activations import NeuronStatistics, head_output_norms, mean_absolute, mean_l2, mean_vector
 
 ROWS = [slice(0, 5), slice(3, 4), slice(2, 7)]
 

@@ -8,7 +8,7 @@ import pytest
 
 from summlens import artifacts
 from summlens.artifacts import Run
-from summlens.errors import UserError
+from summlens.core.errors import UserError
 
 
 def test_a_step_comes_back_as_it_was_written(tmp_path):

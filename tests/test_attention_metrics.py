@@ -9,7 +9,7 @@ from attention_oracle import statistics
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from summlens.data import Example
+from summlens.data.tokens import Example
 from summlens.metrics.attention import METRICS, Projected, Tokens, attention_statistics, metric_names, row_statistics
 
 TWO = metric_names(two_models=True)

@@ -38,11 +38,12 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from summlens.architecture import architecture, evaluating, observed_sites
 from summlens.capture import capture, gradient_norms, weight_change
-from summlens.data import Example
-from summlens.errors import UserError
+from summlens.core.errors import UserError
+from summlens.data.tokens import Example
 from summlens.metrics.attention import METRICS, metric_names
+from summlens.model.architecture import architecture
+from summlens.model.observing import evaluating, observed_sites
 
 EXAMPLES = tiny_examples()
 
@@ -151,7 +152,7 @@ def test_nothing_is_left_behind_also_not_after_a_failure(failing, monkeypatch):
     before = state()
     with monkeypatch.context() as patch:
         if failing == "statistics":
-            patch.setattr("summlens.metrics.attention.attention_statistics", fail)
+            patch.setattr("summlens.capture.attention_statistics", fail)
         elif failing == "block":  # in the middle of the forward pass, when some layers are captured
             patch.setattr(architecture(model).blocks[1].down, "forward", fail)
         with nullcontext() if failing is None else pytest.raises(RuntimeError, match="stop"):

@@ -8,12 +8,16 @@ import torch
 from tiny import VOCABULARY, changed, tiny_examples, tiny_model
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from summlens import causal, causal_circuit, causal_effects
-from summlens.architecture import architecture, evaluating
+from summlens.analysis import probe
+from summlens.analysis.causal import causal_tests, effects
+from summlens.analysis.causal.circuit import _greedy, find
 from summlens.artifacts import Run
-from summlens.causal_forward import Edit, Subject, batches
-from summlens.data import Example
-from summlens.errors import UserError
+from summlens.core.errors import UserError
+from summlens.data.tokens import Example
+from summlens.model import editing
+from summlens.model.architecture import architecture
+from summlens.model.editing import Edit, Subject, batches
+from summlens.model.observing import evaluating
 
 
 def many_examples(count: int) -> list[Example]:
@@ -109,7 +113,7 @@ def test_every_intervention_equals_a_slow_loop_with_plain_hooks(kind):
     base = tiny_model(kind)
     fine_tuned = changed(base, scale=0.1)
     examples = tiny_examples()
-    arrays = causal_effects.measure(base, fine_tuned, examples, exact=True)
+    arrays = effects.measure(base, fine_tuned, examples, exact=True)
     slow = {"base": Slow(base), "fine_tuned": Slow(fine_tuned)}
     heads, layers = slow["base"].found.heads, slow["base"].found.layers
     passes = {name: [one.seen(example) for example in examples] for name, one in slow.items()}
@@ -155,7 +159,7 @@ def test_weight_patching_equals_a_model_with_those_weights():
     base = tiny_model("gpt2")
     fine_tuned = changed(base, scale=0.1)
     examples = tiny_examples()
-    arrays = causal_effects.measure(base, fine_tuned, examples, exact=True)
+    arrays = effects.measure(base, fine_tuned, examples, exact=True)
     kept = Slow(fine_tuned)
     loss = np.array([kept.loss(example) for example in examples])
 
@@ -188,7 +192,7 @@ def test_weight_patching_equals_a_model_with_those_weights():
 def test_attribution_is_the_first_order_of_patching(kind):
     base = tiny_model(kind)
     near = changed(base, scale=1e-3)
-    arrays = causal_effects.measure(base, near, tiny_examples(), exact=True)
+    arrays = effects.measure(base, near, tiny_examples(), exact=True)
     for direction in ("noising", "denoising"):
         for site in ("heads", "attention", "mlp"):
             exact, estimate = (arrays[f"{test}/{direction}/{site}"] for test in ("patching", "attribution_patching"))
@@ -241,7 +245,7 @@ def test_patching_everything_gives_exactly_the_other_model(kind):
         parts = [Edit(site, i, getattr(other, site)[i]) for site in ("attention", "mlp") for i in range(2)]
         assert torch.allclose(subjects[0].loss(batch, own, parts), wanted, atol=1e-5)
         # All weights put back give base's loss, and fine-tuned is itself again afterwards.
-        with causal_effects.restored(list(fine_tuned.parameters()), list(base.parameters())):
+        with editing.restored(list(fine_tuned.parameters()), list(base.parameters())):
             assert torch.equal(subjects[1].whole_loss(batch), subjects[0].whole_loss(batch))
         assert torch.equal(subjects[1].whole_loss(batch), wanted)
 
@@ -264,15 +268,15 @@ def test_every_part_from_the_other_model_and_the_rest_of_its_weights_is_the_othe
         attention = [Edit("attention", i, other.attention[i]) for i in layers]
         by_head = [Edit("head", i, theirs.contribution(other.heads[i], i, h), h) for i in layers for h in heads]
         biases = [m.bias for s in (ours, theirs) for m in (block.output for block in s.found.blocks)]
-        with causal_effects.restored(_outside(host), _outside(donor)):
+        with editing.restored(_outside(host), _outside(donor)):
             assert torch.equal(ours.loss(batch, own, rest + attention, changed_from=0), wanted)
             half = len(biases) // 2
-            with causal_effects.restored(*([b for b in p if b is not None] for p in (biases[:half], biases[half:]))):
+            with editing.restored(*([b for b in p if b is not None] for p in (biases[:half], biases[half:]))):
                 loss = ours.loss(batch, own, rest + by_head, changed_from=0)
                 torch.testing.assert_close(loss, wanted, rtol=0, atol=1e-7)
                 missing = ours.loss(batch, own, rest + by_head[:-1], changed_from=0)
         assert (missing - wanted).abs().max() > 1e-5
-        with causal_effects.restored(list(host.parameters()), list(donor.parameters())):
+        with editing.restored(list(host.parameters()), list(donor.parameters())):
             assert torch.equal(ours.whole_loss(batch), wanted)
 
 
@@ -284,7 +288,7 @@ def test_the_whole_gain_is_in_what_the_last_layer_leaves(turned):
         for ours, theirs in zip(_outside(fine_tuned), _outside(base), strict=True):
             ours.copy_(theirs)
     pair = (fine_tuned, base) if turned else (base, fine_tuned)
-    arrays = causal_effects.measure(*pair, tiny_examples(), exact=True)
+    arrays = effects.measure(*pair, tiny_examples(), exact=True)
     gain = arrays["loss/base"] - arrays["loss/fine_tuned"]
     assert (gain != 0).all()
     for direction in ("noising", "denoising"):
@@ -301,10 +305,10 @@ def test_batches_and_padding_change_no_number_and_the_models_stay_as_they_were(m
     base = tiny_model("gpt2")
     fine_tuned = changed(base, scale=0.1)
     before = [{name: value.clone() for name, value in model.state_dict().items()} for model in (base, fine_tuned)]
-    together = causal_effects.measure(base, fine_tuned, tiny_examples(), exact=True)
+    together = effects.measure(base, fine_tuned, tiny_examples(), exact=True)
     one_by_one = lambda subject, examples, indices: batches(examples, indices, 1, subject.device)  # noqa: E731
-    monkeypatch.setattr(causal_effects, "chunks", one_by_one)
-    alone = causal_effects.measure(base, fine_tuned, tiny_examples(), exact=True)
+    monkeypatch.setattr(effects, "chunks", one_by_one)
+    alone = effects.measure(base, fine_tuned, tiny_examples(), exact=True)
     assert together.keys() == alone.keys()
     for name, values in together.items():
         assert np.isfinite(values).all(), name
@@ -319,7 +323,7 @@ def test_batches_and_padding_change_no_number_and_the_models_stay_as_they_were(m
 
 def test_neurons_are_those_of_the_summary_positions_of_each_article():
     model = tiny_model("gpt2")
-    arrays = causal_effects.measure(model, model, tiny_examples(), exact=False)
+    arrays = effects.measure(model, model, tiny_examples(), exact=False)
     slow = Slow(model)
     for row, example in enumerate(tiny_examples()):
         kept = {}
@@ -373,7 +377,7 @@ def planted():
 def test_ablation_patching_and_circuit_name_the_planted_head(planted):
     base, fine_tuned, examples = planted
     assert architecture(fine_tuned).heads_of(1)["v"][2].ne(architecture(base).heads_of(1)["v"][2]).all()
-    info, arrays = causal.analyze(base, fine_tuned, examples, resamples=200)
+    info, arrays = causal_tests.analyze(base, fine_tuned, examples, resamples=200)
     assert info["loss"]["gain"]["low"] > 0.1
     others = np.ones((2, 4), dtype=bool)
     others[1, 2] = False
@@ -405,13 +409,13 @@ def test_ablation_patching_and_circuit_name_the_planted_head(planted):
 
 def test_a_model_that_learned_nothing_shows_nothing(planted):
     base, _, examples = planted
-    info, arrays = causal.analyze(base, copy.deepcopy(base), examples, resamples=200)
+    info, arrays = causal_tests.analyze(base, copy.deepcopy(base), examples, resamples=200)
     assert "no gain to share" in info["left_out"]["patching"] and "patching" not in info and "circuit" not in info
     assert not arrays["patching/noising/heads"].any()
     difference = info["ablation"]["mean"]["difference"]["heads"]
     assert not difference["mean"].any() and not difference["flag"].any()
     assert info["noise_floor"]["neurons"]["flagged"] == 0
-    assert any("no" in line or "0.000" in line for line in causal.headlines(info))
+    assert any("no" in line or "0.000" in line for line in causal_tests.headlines(info))
 
 
 def test_what_moved_is_ranked_against_what_matters(planted):
@@ -424,7 +428,7 @@ def test_what_moved_is_ranked_against_what_matters(planted):
     moved = np.array(first["attention/normalized_entropy/summary"])
     moved[:, 0, 1] -= 0.3
     last = {**first, "attention/kl/summary": kl, "attention/normalized_entropy/summary": moved, **weight}
-    info, _ = causal.analyze(base, fine_tuned, examples, (first, last), resamples=200)
+    info, _ = causal_tests.analyze(base, fine_tuned, examples, (first, last), resamples=200)
     found = info["moved_and_matters"]
     assert np.unravel_index(found["moved"]["kl"].argmax(), (2, 4)) == (1, 2)
     assert found["moved"]["entropy_change"][0, 1] == pytest.approx(0.3)  # a fall counts as much as a rise
@@ -457,7 +461,7 @@ def test_greedy_search_takes_what_a_hand_made_table_says():
             return np.array([worth, worth])
 
     known = {head: Search().recovered([head]).mean() for head in (a, b, c, d)}
-    chosen, curve = causal_circuit._greedy(Search(), known, 0.8)
+    chosen, curve = _greedy(Search(), known, 0.8)
     assert chosen in ([a, c], [b, c])
     np.testing.assert_allclose(curve, [0.5, 0.9])
 
@@ -486,7 +490,7 @@ def test_greedy_search_chooses_as_one_that_measures_every_head_at_every_step(see
 
     known = {head: Search().recovered([head])[0] for head in heads}
     goal = 0.8 * Search().recovered(heads)[0]
-    chosen, curve = causal_circuit._greedy(Search(), dict(known), goal)
+    chosen, curve = _greedy(Search(), dict(known), goal)
     assert chosen == slow(goal) and len(chosen) >= 3
     np.testing.assert_allclose(curve[-1], Search().recovered(chosen)[0])
     assert curve[-1] >= goal > curve[-2]
@@ -495,9 +499,9 @@ def test_greedy_search_chooses_as_one_that_measures_every_head_at_every_step(see
 def test_where_heads_alone_cannot_reach_the_goal_the_circuit_says_so(planted):
     """The planted head is all that differs; with a gain twice as large as it was, heads recover half of it."""
     base, fine_tuned, examples = planted
-    arrays = causal_effects.measure(base, fine_tuned, examples, exact=True)
+    arrays = effects.measure(base, fine_tuned, examples, exact=True)
     gain, single = 2 * (arrays["loss/base"] - arrays["loss/fine_tuned"]), arrays["patching/denoising/heads"]
-    circuit = causal_circuit.find(base, fine_tuned, examples, gain, single, {}, seed=0, resamples=100)
+    circuit = find(base, fine_tuned, examples, gain, single, {}, seed=0, resamples=100)
     assert circuit["target_of"] == "all_heads" and "for those recover less of the gain" in circuit["definition"]
     assert circuit["heads"] == [(1, 2)]
     for recovered in (circuit["all_heads"], circuit["greedy"]):
@@ -507,7 +511,7 @@ def test_where_heads_alone_cannot_reach_the_goal_the_circuit_says_so(planted):
 
 def test_fast_tests_leave_out_what_takes_long(planted):
     base, fine_tuned, examples = planted
-    info, arrays = causal.analyze(base, fine_tuned, examples, exact=False, resamples=100)
+    info, arrays = causal_tests.analyze(base, fine_tuned, examples, exact=False, resamples=100)
     assert set(info["left_out"]) >= {"ablation", "patching", "weight_patching", "circuit"}
     assert info["attribution_patching"]["noising"]["heads"]["share"].argmax() == 6
     assert not any(name.startswith(("ablation", "patching")) for name in arrays)
@@ -515,7 +519,7 @@ def test_fast_tests_leave_out_what_takes_long(planted):
 
 def test_the_estimate_of_the_time_grows_with_what_there_is_to_do(planted):
     base, _, examples = planted
-    assert causal.seconds(base, examples * 2) == pytest.approx(2 * causal.seconds(base, examples))
+    assert causal_tests.seconds(base, examples * 2) == pytest.approx(2 * causal_tests.seconds(base, examples))
 
 
 def test_models_of_two_shapes_are_refused_in_one_line(tmp_path):
@@ -523,8 +527,8 @@ def test_models_of_two_shapes_are_refused_in_one_line(tmp_path):
         shape = GPT2Config(n_layer=layers, n_head=2, n_embd=8, vocab_size=VOCABULARY, n_positions=16)
         GPT2LMHeadModel(shape).save_pretrained(tmp_path / name)
     with pytest.raises(UserError, match="models of one shape.*: layers is 1 in .*one and 2 in .*two"):
-        causal.load_pair(str(tmp_path / "one"), str(tmp_path / "two"))
-    one, again = causal.load_pair(str(tmp_path / "one"), str(tmp_path / "one"))
+        causal_tests.load_pair(str(tmp_path / "one"), str(tmp_path / "two"))
+    one, again = causal_tests.load_pair(str(tmp_path / "one"), str(tmp_path / "one"))
     plain = GPT2LMHeadModel.from_pretrained(tmp_path / "one")
     ids = torch.arange(8)[None]
     assert torch.allclose(one(ids).logits, plain.eval()(ids).logits, atol=1e-6)  # the fused activation is the same
@@ -533,12 +537,12 @@ def test_models_of_two_shapes_are_refused_in_one_line(tmp_path):
 def test_no_articles_and_broken_models_are_refused():
     model = tiny_model("gpt2")
     with pytest.raises(UserError, match="probe set is empty"):
-        causal.analyze(model, model, [])
+        causal_tests.analyze(model, model, [])
     broken = copy.deepcopy(model)
     with torch.no_grad():
         broken.transformer.ln_f.bias[0] = torch.inf
     with pytest.raises(UserError, match="not finite"):
-        causal.analyze(model, broken, tiny_examples(), exact=False)
+        causal_tests.analyze(model, broken, tiny_examples(), exact=False)
 
 
 def test_two_models_on_disk_with_the_captures_of_their_run(planted, tmp_path, monkeypatch):
@@ -546,25 +550,25 @@ def test_two_models_on_disk_with_the_captures_of_their_run(planted, tmp_path, mo
     run = Run(tmp_path)
     base.save_pretrained(tmp_path / "base")
     fine_tuned.save_pretrained(run.model_outputs)
-    assert causal.captured_ends(run) is None
+    assert probe.captured_ends(run) is None
     for step in (0, 5, 9):
         run.write_step(step, {}, {"loss/summary": np.ones(16), "attention/kl/summary": np.full((16, 2, 4), step)})
-    captured = causal.captured_ends(run)
+    captured = probe.captured_ends(run)
     assert captured[1]["attention/kl/summary"].min() == 9
     names = str(tmp_path / "base"), str(run.model_outputs)
-    info, _ = causal.test_pair(*names, examples, run)
+    info, _ = causal_tests.test_pair(*names, examples, run)
     assert (info["base"], info["fine_tuned"]) == names and info["exact"]
-    monkeypatch.setattr(causal, "LONGEST", 0)
-    info, _ = causal.test_pair(*names, examples, run)
+    monkeypatch.setattr(causal_tests, "LONGEST", 0)
+    info, _ = causal_tests.test_pair(*names, examples, run)
     assert not info["exact"] and "--causal exact" in info["left_out"]["circuit"]
     run.write_json("causal.json", info)
     assert run.read_json("causal.json")["loss"]["gain"]["low"] > 0
-    assert causal.test_pair(*names, examples, run, "exact")[0]["exact"]
+    assert causal_tests.test_pair(*names, examples, run, "exact")[0]["exact"]
 
 
 def test_few_or_foreign_probe_articles_leave_out_what_they_cannot_carry(planted):
     base, fine_tuned, examples = planted
     captured = ({"loss/summary": np.ones(16)}, {"loss/summary": np.ones(16)})
-    info, _ = causal.analyze(base, fine_tuned, examples[:3], captured, resamples=100)
+    info, _ = causal_tests.analyze(base, fine_tuned, examples[:3], captured, resamples=100)
     assert "not of these probe articles" in info["left_out"]["captures"]
     assert "at least 4" in info["left_out"]["circuit"] and "at least 4" in info["left_out"]["noise_floor"]

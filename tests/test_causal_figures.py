@@ -8,8 +8,8 @@ import synthetic_run
 from matplotlib.collections import PathCollection, QuadMesh
 
 from summlens import figures
-from summlens.figures import causal, controls
-from summlens.figures.rundata import Missing
+from summlens.figures import causes, format_and_task
+from summlens.figures.kit.rundata import Missing
 from summlens.report import answer
 
 LAYERS, HEADS, ARTICLES = 3, 5, 6
@@ -46,7 +46,7 @@ def points(axes) -> np.ndarray:
 
 
 def test_ablation_draws_the_rises_and_greys_what_is_not_named(data):
-    picture = causal.ablation(data)
+    picture = causes.ablation(data)
     for axes, name in zip(picture.figure.axes, ("base", "fine_tuned", "difference"), strict=False):
         rises, grey = drawn(axes)
         expected = data.causal["ablation"]["mean"][name]["heads"]
@@ -56,11 +56,11 @@ def test_ablation_draws_the_rises_and_greys_what_is_not_named(data):
     assert "head 2.3 leads (0.350" in picture.reading
     heads = data.causal["ablation"]["mean"]["fine_tuned"]["heads"]
     heads["flag"] = np.zeros((LAYERS, HEADS), dtype=bool).tolist()
-    assert causal.ablation(data).finding.startswith("No single head of the fine-tuned model matters beyond chance")
+    assert causes.ablation(data).finding.startswith("No single head of the fine-tuned model matters beyond chance")
 
 
 def test_patching_draws_heads_above_layers(data):
-    picture = causal.patching(data)
+    picture = causes.patching(data)
     top_left, top_right, bottom_left, _ = picture.figure.axes[:4]
     shares = 100 * np.array(data.causal["patching"]["noising"]["heads"]["share"])
     np.testing.assert_allclose(drawn(top_left)[0], shares)
@@ -75,7 +75,7 @@ def test_patching_draws_heads_above_layers(data):
 
 
 def test_scatter_has_every_head_at_its_place(data):
-    picture = causal.moved_and_matters(data)
+    picture = causes.moved_and_matters(data)
     moved = np.array(data.causal["moved_and_matters"]["moved"]["kl"])
     shares = 100 * np.array(data.causal["patching"]["noising"]["heads"]["share"])
     np.testing.assert_allclose(points(picture.figure.axes[0]), np.stack([moved.ravel(), shares.ravel()], axis=1))
@@ -96,16 +96,16 @@ def test_scatter_has_every_head_at_its_place(data):
     ],
 )
 def test_the_verdict_on_moving_and_mattering_follows_the_interval(value, low, high, words):
-    by_chance = causal.verdict({"value": value, "low": low, "high": high, "p_value": 0.3}, "Attention KL from base")
+    by_chance = causes.verdict({"value": value, "low": low, "high": high, "p_value": 0.3}, "Attention KL from base")
     assert "could not be ranked" in by_chance or "no more than by chance" in by_chance  # so few heads, so weak an order
-    assert words in causal.verdict(
+    assert words in causes.verdict(
         {"value": value, "low": low, "high": high, "p_value": 0.04}, "Attention KL from base"
     )
-    assert words in causal.verdict({"value": value, "low": low, "high": high}, "Attention KL from base")
+    assert words in causes.verdict({"value": value, "low": low, "high": high}, "Attention KL from base")
 
 
 def test_circuit_and_noise_floor_draw_their_numbers(data):
-    picture = causal.circuit(data)
+    picture = causes.circuit(data)
     dots = [line for line in picture.figure.axes[0].get_lines() if line.get_marker() == "o"]
     assert [line.get_xdata()[0] for line in dots] == [95, 85, 10]
     (random,) = (line for line in picture.figure.axes[0].get_lines() if line.get_marker() == "|")
@@ -115,11 +115,11 @@ def test_circuit_and_noise_floor_draw_their_numbers(data):
     dashed = [line.get_xdata()[0] for line in picture.figure.axes[0].get_lines() if line.get_linestyle() == "--"]
     assert dashed == [80]
     data.causal["circuit"]["target_of"] = "all_heads"
-    picture = causal.circuit(data)
+    picture = causes.circuit(data)
     dashed = [line.get_xdata()[0] for line in picture.figure.axes[0].get_lines() if line.get_linestyle() == "--"]
     assert dashed == pytest.approx([76]) and "80 % of what all heads recover, which is less than" in picture.reading
 
-    picture = causal.noise_floor(data)
+    picture = causes.noise_floor(data)
     left, middle, right = picture.figure.axes
     assert [round(bar.get_width(), 1) for bar in left.patches] == [93.3, 26.7, 6.7]
     marks = {line.get_label(): line for line in middle.get_lines()}
@@ -130,16 +130,16 @@ def test_circuit_and_noise_floor_draw_their_numbers(data):
     assert [bar.get_height() for bar in right.patches] == [5, 10, 15]
     assert picture.finding.startswith("KL divergence from base changed beyond the noise floor in 14 of 15 heads")
     data.causal["left_out"]["noise_floor/seed"] = "--seeds 2 makes one"
-    assert causal.noise_floor(data).caveat == "Another seed is no floor here: --seeds 2 makes one."
+    assert causes.noise_floor(data).caveat == "Another seed is no floor here: --seeds 2 makes one."
     for row in data.causal["noise_floor"]["heads"].values():
         row["flagged"] = 0
-    assert causal.noise_floor(data).finding.startswith("No head changed beyond the noise floor")
+    assert causes.noise_floor(data).finding.startswith("No head changed beyond the noise floor")
 
 
 def test_format_and_task_are_drawn_by_head_and_what_is_not_named_is_grey(data):
-    picture = controls.format_and_task(data, "shuffled-pairs")
+    picture = format_and_task.format_and_task(data, "shuffled-pairs")
     panels = [axes for axes in picture.figure.axes if axes.get_title(loc="left")]
-    names = [(metric, part) for metric in controls.SHOWN for part in ("total", "format", "task")]
+    names = [(metric, part) for metric in format_and_task.SHOWN for part in ("total", "format", "task")]
     for axes, (metric, part) in zip(panels, names, strict=True):
         values, grey = drawn(axes)
         expected, low, high = data.control_arrays[f"shuffled-pairs/heads/{metric}/{part}"]
@@ -156,25 +156,25 @@ def test_format_and_task_are_drawn_by_head_and_what_is_not_named_is_grey(data):
         "1 of 15 heads moved further than the format explains (another training seed was not tried)."
     )
     data.controls = {**data.controls, "seeds": ["43"]}
-    told = controls.finding(data, "shuffled-pairs")
+    told = format_and_task.finding(data, "shuffled-pairs")
     assert told.endswith("1 of 15 heads moved further than the format and another seed explain.")
-    assert controls.format_and_task(data, "language-model").name == "controls_language_model"
+    assert format_and_task.format_and_task(data, "language-model").name == "controls_language_model"
     data.control_arrays = {**data.control_arrays, "shuffled-pairs/heads/kl/flag": np.zeros((LAYERS, HEADS), bool)}
-    assert "no part is shown to be the task's own" in controls.finding(data, "shuffled-pairs")
+    assert "no part is shown to be the task's own" in format_and_task.finding(data, "shuffled-pairs")
     data.controls = None
     with pytest.raises(Missing, match="not compared with the control shuffled-pairs"):
-        controls.format_and_task(data, "shuffled-pairs")
-    assert controls.named(data) is None
+        format_and_task.format_and_task(data, "shuffled-pairs")
+    assert format_and_task.named(data) is None
 
 
 def test_what_a_run_left_out_is_missing_with_its_own_reason(data):
     del data.causal["circuit"]
     data.causal["left_out"]["circuit"] = "restoring all heads recovers nothing"
     with pytest.raises(Missing, match="restoring all heads recovers nothing"):
-        causal.circuit(data)
+        causes.circuit(data)
     data.causal["exact"] = False
     with pytest.raises(Missing) as missing:
-        causal.circuit(data)
+        causes.circuit(data)
     assert missing.value.command == "python analyze_latent_space.py --causal exact"
     data.causal = None
     for entry in figures.CATALOGUE:

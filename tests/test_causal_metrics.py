@@ -4,11 +4,10 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr, ttest_rel
 
-from summlens import causal_noise
-from summlens.metrics.effects import discoveries, halves, rank_correlation, rank_p_value, share
-from summlens.metrics.representation import bootstrap_counts
-from summlens.metrics.statistics import randomisation_test
-from summlens.noise_captures import Floor
+from summlens.analysis.noise import verdict
+from summlens.analysis.noise.floors import Floor, captured_pairs
+from summlens.stats.intervals import bootstrap_counts, rank_correlation, share
+from summlens.stats.tests import discoveries, halves, randomisation_test, rank_p_value
 
 
 @pytest.fixture
@@ -100,12 +99,12 @@ def test_the_noise_floor_flags_the_planted_change_and_little_else(random):
     after[:, 0, 0] += 0.2 + 0.01 * random.normal(size=20)  # sure, and smaller than the difference between two halves
     before = {"attention/entropy/summary": base, "attention/kl/summary": np.zeros_like(base)}
     later = {"attention/entropy/summary": after, "attention/kl/summary": np.ones_like(base)}
-    pairs = causal_noise.captured_pairs(before, later)
+    pairs = captured_pairs(before, later)
     assert pairs.keys() == {"heads/entropy", "heads/kl"}
     neurons = random.normal(size=(20, 2, 50))
     moved = neurons + random.normal(0, 0.3, neurons.shape)
     moved[:, 1, 7] -= 4
-    summary, arrays = causal_noise.above_noise({**pairs, "neurons": (neurons, moved)}, seed=0)
+    summary, arrays = verdict.above_noise({**pairs, "neurons": (neurons, moved)}, seed=0)
     assert "kl" not in summary["heads"]  # without a floor a divergence would always be flagged
     flag = arrays["noise_floor/heads/entropy/flag"]
     assert flag.sum() == 1 and flag[2, 1]
@@ -122,7 +121,7 @@ def test_an_article_without_a_value_takes_no_part_in_the_noise_floor(random):
     base = random.normal(size=(12, 2, 3))
     after = base + 5 + random.normal(0, 0.1, base.shape)
     base[4] = after[4] = np.nan
-    _, arrays = causal_noise.above_noise({"heads/copy_score": (base, after)}, seed=0)
+    _, arrays = verdict.above_noise({"heads/copy_score": (base, after)}, seed=0)
     assert arrays["noise_floor/heads/copy_score/flag"].all()
 
 
@@ -130,7 +129,7 @@ def test_flags_are_rare_where_nothing_changed(random):
     named = 0
     for _ in range(20):
         base = random.normal(size=(16, 6, 6))
-        _, arrays = causal_noise.above_noise({"heads/x": (base, base + random.normal(0, 1, base.shape))}, seed=0)
+        _, arrays = verdict.above_noise({"heads/x": (base, base + random.normal(0, 1, base.shape))}, seed=0)
         named += arrays["noise_floor/heads/x/flag"].any()
     assert named <= 4  # in one family of twenty, about, a false discovery
 
@@ -141,7 +140,7 @@ def test_many_metrics_do_not_make_a_discovery_of_nothing(random):
     for _ in range(12):
         base = {f"heads/{index}": random.normal(0, 1e-3, (16, 3, 4)) for index in range(20)}
         pairs = {name: (values, values + random.normal(0, 1, values.shape)) for name, values in base.items()}
-        summary, arrays = causal_noise.above_noise(pairs, seed=0)
+        summary, arrays = verdict.above_noise(pairs, seed=0)
         named += any(row["flagged"] for row in summary["heads"].values())
         each += any(discoveries(arrays[f"noise_floor/{name}/p"]).any() for name in pairs)
         flat = np.concatenate([arrays[f"noise_floor/{name}/p"].ravel() for name in pairs])
@@ -154,7 +153,7 @@ def test_one_head_in_one_of_many_metrics_is_still_named(random):
     base = {f"heads/{index}": random.normal(0, 1e-3, (24, 8, 8)) for index in range(20)}
     pairs = {name: (values, values + random.normal(0, 1, values.shape)) for name, values in base.items()}
     pairs["heads/7"][1][:, 5, 2] += 3
-    summary, _ = causal_noise.above_noise(pairs, seed=0)
+    summary, _ = verdict.above_noise(pairs, seed=0)
     assert np.argwhere(summary["heads"]["7"]["flag"]).tolist() == [[5, 2]]
     assert sum(row["flagged"] for row in summary["heads"].values()) == 1
 
@@ -200,22 +199,22 @@ def three_seeds(random):
 
 def test_what_another_seed_does_not_do_is_not_flagged(three_seeds):
     first, last, floors = three_seeds
-    pairs = causal_noise.captured_pairs(first, last)
+    pairs = captured_pairs(first, last)
     pairs["neurons"] = first["attention/entropy/summary"], last["attention/entropy/summary"]
-    summary, arrays = causal_noise.above_noise(pairs, 0, floors)
+    summary, arrays = verdict.above_noise(pairs, 0, floors)
     for name in ("heads/entropy", "heads/kl", "neurons"):
         assert np.argwhere(arrays[f"noise_floor/{name}/flag"]).tolist() == [[1, 2]], name
     assert list(summary["floors"]) == ["sampling", "numerical", "seed"]
     flags = {name: row["flag"].tolist() for name, row in summary["layers"].items()}
     assert flags == {"residual": [False, False], "residual_l2": [False, True]}
-    without, _ = causal_noise.above_noise(pairs, 0, {"numerical": floors["numerical"]})
+    without, _ = verdict.above_noise(pairs, 0, {"numerical": floors["numerical"]})
     assert {tuple(place) for place in np.argwhere(without["heads"]["kl"]["flag"])} == {(0, 0), (0, 1), (1, 2)}
     assert set(summary["heads"]["kl"]["median"]) == {"change", "numerical", "seed"}  # no halves of a divergence
 
 
 def test_floors_are_those_of_a_slow_loop(three_seeds):
     first, last, floors = three_seeds
-    _, arrays = causal_noise.above_noise(causal_noise.captured_pairs(first, last), 0, floors)
+    _, arrays = verdict.above_noise(captured_pairs(first, last), 0, floors)
     for layer, head in np.ndindex(2, 3):
         for name, floor in floors.items():
             for metric in ("kl", "entropy"):
@@ -243,7 +242,7 @@ def test_weights_are_held_against_the_distance_between_seeds():
     key = "weights_by_head/q/absolute"
     last, end = {key: np.array([[3.0, 3.0]])}, {key: np.array([[2.0, 4.0]])}
     floor = Floor("seeds", [({key: np.array([[2.5, 2.5]])}, end)], {}, [end])
-    summary, arrays = causal_noise.weights_beyond_seeds(last, floor)
+    summary, arrays = verdict.weights_beyond_seeds(last, floor)
     assert summary["q"]["flag"].tolist() == [[False, True]] and summary["q"]["flagged"] == 1
     assert arrays["noise_floor/weights/q/seed"].tolist() == [[2.5, 2.5]] and "k" not in summary
-    assert causal_noise.weights_beyond_seeds(last, Floor("seeds", [({}, end)], {}, [end])) == ({}, {})
+    assert verdict.weights_beyond_seeds(last, Floor("seeds", [({}, end)], {}, [end])) == ({}, {})

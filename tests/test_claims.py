@@ -11,8 +11,8 @@ from scipy.stats import binom
 
 from summlens import claims
 from summlens.artifacts import Run
-from summlens.config import PROJECT, preset
-from summlens.errors import UserError
+from summlens.core.config import PROJECT, preset
+from summlens.core.errors import UserError
 
 ARTICLES, HEADS, TESTS = 16, 12, 40
 RESAMPLES = 2_000

@@ -12,18 +12,23 @@ from safetensors.numpy import load_file
 from test_distributed import files, in_two_processes, without_dropout
 from test_training import make_study, make_trainer
 
-from summlens import companions, data, models, trainable, training
 from summlens.artifacts import Run
-from summlens.config import PROJECT, parse_command_line, preset
-from summlens.errors import UserError
-from summlens.experiment import open_run, prepare
+from summlens.core.config import PROJECT, parse_command_line, preset
+from summlens.core.errors import UserError
+from summlens.data import batches, tokens
+from summlens.model import loading, trainable
+from summlens.study.prepare import prepare
+from summlens.study.record import open_run
+from summlens.training import checkpoints, companions
+from summlens.training import fine_tune as fine_tune_module
+from summlens.training.fine_tune import Progress
 
 WINDOW = 40
 
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return models.load_tokenizer(str(PROJECT / "data" / "model"))
+    return loading.load_tokenizer(str(PROJECT / "data" / "model"))
 
 
 @pytest.fixture
@@ -47,11 +52,11 @@ def study_of_articles(tokenizer, folder, texts, template="{article}\nTL;DR:"):
             "outlet": ["The Herald"] * len(texts),
         }
     )
-    encoder = data.Encoder(tokenizer, template, WINDOW)
+    encoder = tokens.Encoder(tokenizer, template, WINDOW)
     study = make_study(folder)
     splits = {"train": rows, "validation": rows, "test": rows}
     return dataclasses.replace(
-        study, splits=splits, tokenizer=tokenizer, encoder=encoder, train=data.encode(rows, encoder, "training")
+        study, splits=splits, tokenizer=tokenizer, encoder=encoder, train=tokens.encode(rows, encoder, "training")
     )
 
 
@@ -132,11 +137,11 @@ def test_targets_of_the_language_model_are_exactly_the_articles_tokens(tokenizer
     study = study_of_articles(tokenizer, tmp_path, texts(6), template)
     alone = companions.articles_alone(study.train)
     assert len(alone) == len(study.train)
-    labels = data.collate(list(alone))["labels"]
+    labels = batches.collate(list(alone))["labels"]
     for own, row in zip(study.train, labels, strict=True):
         article = list(own.input_ids[own.article_start : own.article_stop])
         unpredictable = 0 if own.article_start else 1  # the first token of a sequence
-        assert row[row != data.IGNORED].tolist() == article[unpredictable:]
+        assert row[row != tokens.IGNORED].tolist() == article[unpredictable:]
 
 
 def test_the_language_models_forward_passes_hold_no_more_logits_than_fit():
@@ -183,7 +188,7 @@ def test_a_control_has_the_articles_of_the_runs_steps_and_the_runs_probe_set(tok
 
 
 def test_companions_are_trained_beside_the_run_which_stays_as_it_is(study, tmp_path):
-    training.save_model(training.fine_tune(study), study.tokenizer, study.run)
+    checkpoints.save_model(fine_tune_module.fine_tune(study), study.tokenizer, study.run)
     before, base = contents(study.run), {name: weight.clone() for name, weight in study.base.state_dict().items()}
     config = dataclasses.replace(study.config, control="language-model", seeds=2)
     companions.train(dataclasses.replace(study, config=config))
@@ -211,7 +216,7 @@ def test_companions_are_trained_beside_the_run_which_stays_as_it_is(study, tmp_p
     assert all(np.abs(ends[a] - ends[b]).max() > 1e-3 for a, b in ((0, 1), (0, 2), (1, 2)))
 
     alone = make_study(tmp_path / "seed 43", seed=43, max_steps=8)
-    training.save_model(training.fine_tune(alone), SavedAsNothing(), alone.run)
+    checkpoints.save_model(fine_tune_module.fine_tune(alone), SavedAsNothing(), alone.run)
     for name, weight in weights(alone.run).items():
         np.testing.assert_array_equal(weights(study.run.companion("seed-43"))[name], weight, err_msg=name)
 
@@ -225,18 +230,20 @@ def test_an_interrupted_companion_goes_on_and_ends_as_an_uninterrupted_one(study
     )
     companions.train(whole)
 
-    class Stop(training.Progress):
+    class Stop(Progress):
         def on_step_end(self, args, state, control, **_):
             if "seed-43" in args.output_dir and state.global_step == 5:
                 raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(training, "Progress", Stop)
+        patch.setattr(fine_tune_module, "Progress", Stop)
         companions.train(stopped)
     assert stopped.run.companions() == ["language-model"]
     begun = []
-    fine_tune = training.fine_tune
-    monkeypatch.setattr(training, "fine_tune", lambda study, **o: (begun.append(study.run), fine_tune(study, **o))[1])
+    fine_tune = fine_tune_module.fine_tune
+    monkeypatch.setattr(
+        fine_tune_module, "fine_tune", lambda study, **o: (begun.append(study.run), fine_tune(study, **o))[1]
+    )
     companions.train(stopped)
     assert [run.metrics.name for run in begun] == ["seed-43"]
     for name in ("language-model", "seed-43"):

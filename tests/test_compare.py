@@ -9,7 +9,7 @@ import pytest
 import synthetic_run
 
 from summlens import figures
-from summlens.figures import compare
+from summlens.figures import two_runs
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -35,7 +35,7 @@ def style():
 
 def test_scores_of_both_runs_and_their_paired_difference(pair):
     a, b = pair
-    picture = compare.scores(a, b)
+    picture = two_runs.scores(a, b)
     axes = picture.figure.axes[0]
     drawn = sorted(line.get_xdata()[0] for line in axes.lines if len(line.get_xdata()))
     systems = [s for s in synthetic_run.SYSTEMS if s != "reference"]
@@ -46,12 +46,12 @@ def test_scores_of_both_runs_and_their_paired_difference(pair):
     assert f"B minus A is {difference:+.1f} [" in picture.finding and "n = 6 test articles" in picture.finding
     assert "n = 9 and 6" in picture.reading
     b.predictions = [{**row, "id": "other"} for row in b.predictions]
-    assert "share no test article" in compare.scores(a, b).finding
+    assert "share no test article" in two_runs.scores(a, b).finding
 
 
 def test_heads_stand_at_their_divergence_in_both_runs(pair):
     a, b = pair
-    picture = compare.heads(a, b)
+    picture = two_runs.heads(a, b)
     points = picture.figure.axes[0].collections[-1].get_offsets()
     x, y = (data.last.arrays["attention/kl/summary"].mean(0).ravel() for data in pair)
     assert np.asarray(points) == pytest.approx(np.stack([x, y], 1), abs=1e-6)
@@ -61,11 +61,11 @@ def test_heads_stand_at_their_divergence_in_both_runs(pair):
 
 
 def test_layers_hold_the_mean_over_heads_and_articles(pair):
-    kl = compare.layers(*pair).figure.axes[0]
+    kl = two_runs.layers(*pair).figure.axes[0]
     for line, data in zip(kl.lines, pair, strict=True):
         expected = (data.last.arrays["attention/kl/summary"] - data.first.arrays["attention/kl/summary"]).mean((0, 2))
         assert line.get_ydata() == pytest.approx(expected, abs=1e-6)
-    assert [axes.get_title(loc="left") for axes in compare.layers(*pair).figure.axes][-1] == compare.CKA
+    assert [axes.get_title(loc="left") for axes in two_runs.layers(*pair).figure.axes][-1] == two_runs.CKA
 
 
 def test_command_writes_one_page_and_names_what_it_cannot_compare(runs, tmp_path):

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from summlens.config import PRESETS, PROJECT, Config, parse_command_line, preset
-from summlens.errors import UserError
+from summlens.core.config import PRESETS, PROJECT, Config, parse_command_line, preset
+from summlens.core.errors import UserError
 
 
 def test_the_full_preset_is_what_the_documentation_says():

@@ -7,10 +7,12 @@ import pytest
 import torch
 from tiny import tiny_examples, tiny_model
 
-from summlens import causal, causal_noise, controls, noise_captures
+from summlens.analysis import controls, probe
+from summlens.analysis.noise import verdict
+from summlens.analysis.noise.floors import captured_pairs, numerical, seeds
 from summlens.artifacts import Run
 from summlens.capture import capture, weight_change
-from summlens.errors import UserError
+from summlens.core.errors import UserError
 
 ARTICLES, LAYERS, HEADS = 12, 2, 3
 
@@ -151,11 +153,11 @@ def test_a_model_that_learned_nothing_shows_nothing(tmp_path):
     flags = {name: values for name, values in found.items() if name.endswith("/flag")}
     assert len(flags) > 20 and not any(flag.any() for flag in flags.values())
     assert abs(found["shuffled-pairs/heads/kl/total"]).max() < 1e-6
-    first, last = causal.captured_ends(run)
+    first, last = probe.captured_ends(run)
     floors = {
-        "numerical": noise_captures.numerical(base, examples, first),
-        "seed": noise_captures.seeds(run, trained((0, 1, 2)), examples, first, last),
+        "numerical": numerical(base, examples, first),
+        "seed": seeds(run, trained((0, 1, 2)), examples, first, last),
     }
-    summary, _ = causal_noise.above_noise(causal_noise.captured_pairs(first, last), 0, floors)
+    summary, _ = verdict.above_noise(captured_pairs(first, last), 0, floors)
     assert {"kl", "js", "normalized_entropy"} <= set(summary["heads"])
     assert not any(row["flagged"] for level in ("heads", "layers") for row in summary[level].values())

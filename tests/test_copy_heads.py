@@ -13,11 +13,14 @@ import pytest
 import torch
 from datasets import load_dataset
 
-from summlens import config as configuration
-from summlens import data, experiment, models, training
 from summlens.artifacts import Run
 from summlens.capture import capture
-from summlens.metrics.statistics import bootstrap_interval
+from summlens.core import config as configuration
+from summlens.data import tokens
+from summlens.model import loading
+from summlens.stats.intervals import bootstrap_interval
+from summlens.study import prepare
+from summlens.training import fine_tune
 
 ROOT = Path(__file__).parents[1]
 MODEL, SAMPLE = ROOT / "data" / "model", ROOT / "data" / "sample" / "test.parquet"
@@ -27,8 +30,8 @@ COPIES = 0.1  # the copy score from which a head is called a copy head; other he
 @pytest.fixture(scope="module")
 def articles():
     """(example, spans) of 32 articles; spans: [(queries, keys)], slices of positions, a fact each."""
-    tokenizer = models.load_tokenizer(str(MODEL))
-    encoder = data.Encoder(tokenizer, "{article}\nTL;DR:", 512)
+    tokenizer = loading.load_tokenizer(str(MODEL))
+    encoder = tokens.Encoder(tokenizer, "{article}\nTL;DR:", 512)
     found = []
     for row in load_dataset("parquet", data_files=str(SAMPLE), split="train").select(range(32)):
         example = encoder.example(row["id"], row["article"], row["highlights"])
@@ -60,7 +63,7 @@ def fine_tuned(tmp_path_factory):
         "demo", train_articles=240, validation_articles=2, test_articles=1, probe_articles=2, batch_size=8,
         warmup_steps=5, capture_steps=1000, checkpoint_steps=1000, output_dir=str(tmp_path_factory.mktemp("run")),
     )  # fmt: skip
-    return training.fine_tune(experiment.prepare(config, Run(config.output_dir)), resume=False)
+    return fine_tune.fine_tune(prepare.prepare(config, Run(config.output_dir)), resume=False)
 
 
 def mass_on_source(model, articles):
@@ -82,7 +85,7 @@ def test_copy_heads_look_at_the_source_of_the_fact(articles, fine_tuned):
     Base: 0.49 of their mass against 0.01 in the other 22 heads, 0.47 [0.44, 0.51] more. Fine-tuned: 0.55 against 0.02,
     0.54 [0.50, 0.57] more. The copy heads gain 0.07 [0.03, 0.10].
     """
-    base = models.load_model(str(MODEL))
+    base = loading.load_model(str(MODEL))
     ranking, held_out = [example for example, _ in articles[:16]], articles[16:]
     on_source = {}
     for name, model in (("base", base), ("fine-tuned", fine_tuned)):

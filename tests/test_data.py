@@ -8,9 +8,11 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from summlens import config as configuration
-from summlens import data, models
-from summlens.errors import UserError
+from summlens.core import config as configuration
+from summlens.core.errors import UserError
+from summlens.data import articles, cleaning, tokens
+from summlens.data.batches import ByLength, collate
+from summlens.model import loading
 
 TEMPLATE = "{article}\nTL;DR:"
 ARTICLE = "A fire closed the old bridge in Harlow on Monday. TL;DR: nobody was hurt. Work starts in May."
@@ -19,12 +21,12 @@ SUMMARY = "Fire closes bridge in Harlow.\nNobody was hurt."
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return models.load_tokenizer(str(configuration.PROJECT / "data" / "model"))
+    return loading.load_tokenizer(str(configuration.PROJECT / "data" / "model"))
 
 
 @pytest.fixture(scope="module")
 def encoder(tokenizer):
-    return data.Encoder(tokenizer, TEMPLATE, window=512)
+    return tokens.Encoder(tokenizer, TEMPLATE, window=512)
 
 
 # ------------------------------------------------------------------------------- rule 1: the prompt and the target
@@ -40,7 +42,7 @@ def test_an_example_is_prompt_then_summary_then_end_of_text(tokenizer, encoder):
 
 
 def test_the_template_can_be_another(tokenizer):
-    example = data.Encoder(tokenizer, "News: {article}\nIn short:", 512).example("a", ARTICLE, SUMMARY)
+    example = tokens.Encoder(tokenizer, "News: {article}\nIn short:", 512).example("a", ARTICLE, SUMMARY)
     assert tokenizer.decode(example.input_ids[: example.prompt_length]) == f"News: {ARTICLE}\nIn short:"
     assert tokenizer.decode(example.input_ids[example.article_start : example.article_stop]) == ARTICLE
 
@@ -75,19 +77,19 @@ def test_queries_are_the_positions_that_predict_summary_tokens(encoder):
     ],
 )  # fmt: skip
 def test_articles_are_cleaned(raw, clean):
-    assert data.clean_article(raw) == clean
+    assert cleaning.clean_article(raw) == clean
 
 
 def test_a_summary_keeps_one_sentence_a_line():
-    assert data.clean_summary("A storm hit .\r\nTwo  died .\n\n It rained") == "A storm hit.\nTwo died.\nIt rained"
+    assert cleaning.clean_summary("A storm hit .\r\nTwo  died .\n\n It rained") == "A storm hit.\nTwo died.\nIt rained"
 
 
 # -------------------------------------------------------------------------------------------------- rule 3: window
 
 
 def test_a_long_article_never_cuts_the_summary(tokenizer):
-    short = data.Encoder(tokenizer, TEMPLATE, window=60)
-    whole = data.Encoder(tokenizer, TEMPLATE, window=512).example("a", ARTICLE, SUMMARY)
+    short = tokens.Encoder(tokenizer, TEMPLATE, window=60)
+    whole = tokens.Encoder(tokenizer, TEMPLATE, window=512).example("a", ARTICLE, SUMMARY)
     example = short.example("a", ARTICLE * 20, SUMMARY)
     assert len(example.input_ids) == 60
     target = whole.input_ids[whole.prompt_length :]
@@ -103,21 +105,21 @@ def test_a_prompt_leaves_room_for_what_will_be_generated(encoder):
 
 def test_a_summary_that_cannot_fit_is_refused_in_one_line(tokenizer):
     with pytest.raises(UserError, match="window of 12 tokens"):
-        data.Encoder(tokenizer, TEMPLATE, window=12).example("a", ARTICLE, SUMMARY)
+        tokens.Encoder(tokenizer, TEMPLATE, window=12).example("a", ARTICLE, SUMMARY)
 
 
 def test_a_second_run_finds_its_tokens_again(tmp_path, monkeypatch):
     """Also where its tokenizer, a new object, has been used for something else meanwhile."""
     path, made = tmp_path / "articles.jsonl", []
     path.write_text("".join(json.dumps({"id": str(n), "article": ARTICLE, "highlights": SUMMARY}) + "\n" for n in "ab"))
-    plain = data.Encoder.example
-    monkeypatch.setattr(data.Encoder, "example", lambda *given: made.append(1) or plain(*given))
+    plain = tokens.Encoder.example
+    monkeypatch.setattr(tokens.Encoder, "example", lambda *given: made.append(1) or plain(*given))
 
     def run(window):
         rows = datasets.load_dataset("json", data_files=str(path), split="train", cache_dir=str(tmp_path / "cache"))
-        tokenizer = models.load_tokenizer(str(configuration.PROJECT / "data/model"))
+        tokenizer = loading.load_tokenizer(str(configuration.PROJECT / "data/model"))
         tokenizer(ARTICLE, truncation=True, max_length=len(made) + 3)
-        return list(data.encode(rows, data.Encoder(tokenizer, TEMPLATE, window), "training"))
+        return list(tokens.encode(rows, tokens.Encoder(tokenizer, TEMPLATE, window), "training"))
 
     first = run(200)
     assert len(made) == 2
@@ -131,10 +133,10 @@ def test_rows_whose_summary_cannot_fit_are_left_out_and_counted(tokenizer, caplo
         {"id": "a", "article": ARTICLE, "highlights": SUMMARY * 30},
         {"id": "b", "article": ARTICLE, "highlights": SUMMARY},
     ]
-    encoder = data.Encoder(tokenizer, TEMPLATE, window=100)
-    encoded = data.encode(datasets.Dataset.from_list(rows), encoder, "training")
+    encoder = tokens.Encoder(tokenizer, TEMPLATE, window=100)
+    encoded = tokens.encode(datasets.Dataset.from_list(rows), encoder, "training")
     assert list(encoded) == [encoder.example("b", ARTICLE, SUMMARY)]
-    assert data.lengths(encoded).tolist() == data.lengths(list(encoded)).tolist() == [len(encoded[0].input_ids)]
+    assert tokens.lengths(encoded).tolist() == tokens.lengths(list(encoded)).tolist() == [len(encoded[0].input_ids)]
     assert "1 summaries do not fit" in caplog.text
 
 
@@ -147,11 +149,11 @@ def examples(encoder):
 
 
 def test_labels_cover_summary_and_end_of_text_and_nothing_else(tokenizer, encoder):
-    batch = data.collate(examples(encoder))
+    batch = collate(examples(encoder))
     for row, example in enumerate(examples(encoder)):
         labels = batch["labels"][row].tolist()
         target = list(example.input_ids[example.prompt_length :])
-        assert [label for label in labels if label != data.IGNORED] == target
+        assert [label for label in labels if label != tokens.IGNORED] == target
         assert labels[example.prompt_length : len(example.input_ids)] == target
         assert target[-1] == tokenizer.eos_token_id  # end-of-text counts, although padding has the same id (0)
     assert tokenizer.eos_token_id == 0 and (batch["input_ids"] == 0).sum() > 3
@@ -161,14 +163,14 @@ def test_labels_cover_summary_and_end_of_text_and_nothing_else(tokenizer, encode
 
 
 def test_a_batch_is_as_long_as_its_longest_example(encoder):
-    batch = data.collate(examples(encoder))
+    batch = collate(examples(encoder))
     assert batch["input_ids"].shape[1] == max(len(example.input_ids) for example in examples(encoder)) < 512
 
 
 def test_right_padding_without_a_mask_changes_no_real_logit(tokenizer, encoder):
     torch.manual_seed(0)
     model = GPT2LMHeadModel(GPT2Config(n_layer=2, n_head=3, n_embd=48, vocab_size=len(tokenizer))).eval()
-    padded = model(input_ids=data.collate(examples(encoder))["input_ids"]).logits
+    padded = model(input_ids=collate(examples(encoder))["input_ids"]).logits
     for row, example in enumerate(examples(encoder)):
         alone = model(input_ids=torch.tensor([example.input_ids])).logits[0]
         torch.testing.assert_close(padded[row, : len(alone)], alone, rtol=1e-5, atol=1e-6)
@@ -176,7 +178,7 @@ def test_right_padding_without_a_mask_changes_no_real_logit(tokenizer, encoder):
 
 def test_batches_by_length_hold_every_article_once_with_little_padding():
     lengths = np.random.default_rng(0).integers(10, 500, size=403)
-    sampler = data.ByLength(lengths, batch=8, seed=1)
+    sampler = ByLength(lengths, batch=8, seed=1)
     order = list(sampler)
     assert sorted(order) == list(range(403))
     batches = [lengths[order[at : at + 8]] for at in range(0, 403, 8)]
@@ -189,7 +191,7 @@ def test_batches_by_length_hold_every_article_once_with_little_padding():
 
 
 def test_each_epoch_has_its_own_order_and_the_same_one_again():
-    sampler = data.ByLength(range(50, 150), batch=4, seed=1)
+    sampler = ByLength(range(50, 150), batch=4, seed=1)
     first = list(sampler)
     sampler.set_epoch(1)
     second = list(sampler)
@@ -227,7 +229,7 @@ def rows(count, **extra):
 
 
 def load(dataset, **overrides):
-    return data.load_articles(configuration.preset("demo", dataset=dataset, **overrides))
+    return articles.load_articles(configuration.preset("demo", dataset=dataset, **overrides))
 
 
 def test_one_file_is_split_by_seed_without_overlap(tmp_path):
@@ -277,10 +279,10 @@ def test_a_smaller_number_of_articles_is_drawn_by_seed(tmp_path):
 
 def test_the_fingerprint_follows_the_text(tmp_path):
     path = write(tmp_path / "news.jsonl", rows(40))
-    same = data.fingerprint(load(path))
-    assert same == data.fingerprint(load(path))
+    same = articles.fingerprint(load(path))
+    assert same == articles.fingerprint(load(path))
     changed = write(tmp_path / "other.jsonl", [*rows(39), {"id": "n39", "article": "Another.", "highlights": "X."}])
-    assert same != data.fingerprint(load(changed))
+    assert same != articles.fingerprint(load(changed))
 
 
 @pytest.mark.parametrize(

@@ -16,11 +16,13 @@ import torch
 from test_training import VOCABULARY, make_study, slow_loss
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from summlens import processes, sharding, training
 from summlens.artifacts import Run
-from summlens.config import PROJECT, parse_command_line
-from summlens.errors import UserError
-from summlens.experiment import Experiment
+from summlens.core import processes
+from summlens.core.config import PROJECT, parse_command_line
+from summlens.core.errors import UserError
+from summlens.study.prepare import Study
+from summlens.training import checkpoints, fine_tune, sharding
+from summlens.training.trainer import SummaryTrainer, training_arguments
 
 FORK = multiprocessing.get_context("fork")  # the libraries are loaded already
 
@@ -65,7 +67,7 @@ def without_dropout(study):
     study.base.config.resid_pdrop = study.base.config.embd_pdrop = study.base.config.attn_pdrop = 0.0
     base = type(study.base)(study.base.config).eval()
     base.load_state_dict(study.base.state_dict())
-    return Experiment(**{**vars(study), "base": base})
+    return Study(**{**vars(study), "base": base})
 
 
 def llama(study):
@@ -74,13 +76,13 @@ def llama(study):
     shape = {"num_hidden_layers": 2, "hidden_size": 24, "intermediate_size": 40, "vocab_size": VOCABULARY}
     heads = {"num_attention_heads": 6, "num_key_value_heads": 2}
     base = LlamaForCausalLM(LlamaConfig(**shape, **heads, bos_token_id=0, eos_token_id=0)).eval()
-    return Experiment(**{**vars(study), "base": base})
+    return Study(**{**vars(study), "base": base})
 
 
 def weights(study, resume=False):
     """The weights after training; None where the process has none. The base must stay what it was."""
     before = {name: value.clone() for name, value in study.base.state_dict().items()}
-    model = training.fine_tune(study, resume)
+    model = fine_tune.fine_tune(study, resume)
     assert all(torch.equal(value, before[name]) for name, value in study.base.state_dict().items())
     return model and {name: value.numpy() for name, value in model.state_dict().items()}
 
@@ -140,9 +142,9 @@ def test_the_validation_loss_of_two_processes_weighs_every_token_alike(tmp_path)
     study = make_study(tmp_path, accumulation=2, evaluation_batch_size=2)
 
     def measure():
-        trainer = training.SummaryTrainer(
+        trainer = SummaryTrainer(
             model=study.base,
-            args=training.training_arguments(study.config, study.run),
+            args=training_arguments(study.config, study.run),
             train_dataset=study.train,
             eval_dataset=study.validation[:5],
         )
@@ -162,7 +164,7 @@ def test_a_resumed_run_of_two_processes_ends_as_an_uninterrupted_one(tmp_path, f
     whole = make_study(tmp_path / "whole", **options, capture_steps=100)
     stopped = make_study(tmp_path / "stopped", **options, capture_steps=1, gradient_checkpointing=True)
 
-    class Terminated(training.Progress):
+    class Terminated(fine_tune.Progress):
         def on_step_begin(self, args, state, control, **_):
             if state.global_step == 1 and processes.rank() == 1:
                 os.kill(os.getpid(), signal.SIGTERM)
@@ -170,10 +172,10 @@ def test_a_resumed_run_of_two_processes_ends_as_an_uninterrupted_one(tmp_path, f
     def three_runs():
         expected = weights(whole)
         with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as stop:
-            patch.setattr(training, "Progress", Terminated)
+            patch.setattr(fine_tune, "Progress", Terminated)
             weights(stopped)
         assert stop.value.code == 143
-        assert training.newest_checkpoint(stopped.run).name == "checkpoint-2"
+        assert checkpoints.newest_checkpoint(stopped.run).name == "checkpoint-2"
         torch.manual_seed(99)  # a resumed process does not start where the old one's random state was
         return expected, weights(stopped, True)
 
@@ -182,14 +184,14 @@ def test_a_resumed_run_of_two_processes_ends_as_an_uninterrupted_one(tmp_path, f
         for name, weight in (expected or {}).items():
             np.testing.assert_array_equal(resumed[name], weight, err_msg=name)
     assert stopped.run.steps() == list(range(5))
-    assert [training.newest_checkpoint(study.run).name for study in (whole, stopped)] == ["checkpoint-4"] * 2
+    assert [checkpoints.newest_checkpoint(study.run).name for study in (whole, stopped)] == ["checkpoint-4"] * 2
 
 
 def test_processes_draw_their_own_dropout(tmp_path):
     study = make_study(tmp_path, accumulation=2, max_steps=1)
 
     def after():
-        training.fine_tune(study)
+        fine_tune.fine_tune(study)
         return float(torch.rand(()))
 
     first, second = in_two_processes(after)
@@ -213,7 +215,7 @@ def test_a_capture_that_does_not_fit_the_gpu_is_made_on_the_cpu(monkeypatch, cap
             raise torch.cuda.OutOfMemoryError
         return 7
 
-    monkeypatch.setattr(sharding.models, "device", lambda: torch.device("meta"))
+    monkeypatch.setattr(sharding.loading, "device", lambda: torch.device("meta"))
     assert sharding.on_device(measure, moved) == 7
     assert "made on the CPU" in caplog.text
 
@@ -265,7 +267,7 @@ def test_what_does_not_go_with_fsdp_is_refused_by_name(arguments, count, message
 
 
 def launch(count, *arguments, script=PROJECT / "gpt2_summarization.py"):
-    command = [sys.executable, "-m", "summlens.launch", str(count), str(script), *arguments]
+    command = [sys.executable, "-m", "summlens.core.launch", str(count), str(script), *arguments]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(PROJECT)}
     return subprocess.run(command, capture_output=True, text=True, cwd=PROJECT, env=environment, timeout=200)
 
@@ -274,7 +276,7 @@ def test_an_error_is_one_line(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
         "import logging\n"
-        "from summlens import errors, processes\n"
+        "from summlens.core import errors, processes\n"
         "logging.basicConfig(format='%(message)s')\n"
         "logging.getLogger('summlens').setLevel(logging.INFO)\n"
         "with errors.one_line_errors(), processes.one_voice():\n"

@@ -13,10 +13,10 @@ import torch
 from safetensors.torch import load_file
 from tiny import tiny_examples, tiny_model
 
-from summlens.architecture import architecture
+from summlens.analysis.dump import dump_tensors, planned_bytes
 from summlens.artifacts import Run
-from summlens.dump import dump_tensors, planned_bytes
-from summlens.errors import UserError
+from summlens.core.errors import UserError
+from summlens.model.architecture import architecture
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "gpt_neox", "llama"])

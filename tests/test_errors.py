@@ -4,7 +4,7 @@ import errno
 
 import pytest
 
-from summlens.errors import UserError, one_line_errors
+from summlens.core.errors import UserError, one_line_errors
 
 
 def leave_with(error):

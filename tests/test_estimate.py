@@ -10,11 +10,11 @@ from tiny import tiny_examples
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-from summlens import estimate
 from summlens.artifacts import Run, is_whole
 from summlens.capture import capture, weight_change
-from summlens.config import parse_command_line, preset
-from summlens.errors import UserError
+from summlens.core.config import parse_command_line, preset
+from summlens.core.errors import UserError
+from summlens.training import estimate
 
 GPT2 = GPT2Config(
     n_layer=3, n_head=4, n_embd=64, n_positions=128, vocab_size=300, bos_token_id=0, eos_token_id=0,
@@ -174,7 +174,7 @@ def test_controls_and_seeds_each_cost_a_training_more():
 
 
 def test_the_command_counts_what_is_not_known_and_loads_no_weights(monkeypatch):
-    monkeypatch.setattr("summlens.models.load_model", None)
+    monkeypatch.setattr("summlens.model.loading.load_model", None)
     config, options = parse_command_line(
         ["--estimate", "--speed", "2", "--train-articles", "30", "--validation-articles", "5", "--test-articles", "5"]
     )

@@ -10,9 +10,11 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-from summlens.errors import UserError
-from summlens.evaluation import Generated, GenerationCache, SummaryMetric, evaluate_systems, generate, generate_vllm
-from summlens.metrics import statistics, text
+from summlens.core.errors import UserError
+from summlens.evaluation.score import SummaryMetric, evaluate_systems
+from summlens.metrics import text
+from summlens.model.generation import Generated, GenerationCache, generate, generate_vllm
+from summlens.stats import intervals, tests
 
 END = 0  # the end-of-text is also what pads: masks must not come from ids
 VOCABULARY = 40
@@ -296,7 +298,7 @@ def test_numbers_can_be_made_again_from_the_rows(evaluated):
 
     for system, content in evaluation["systems"].items():
         for score, interval in content["scores"].items():
-            expected = statistics.bootstrap_interval(column(system, score), **resampling)
+            expected = intervals.bootstrap_interval(column(system, score), **resampling)
             assert list(interval.values()) == pytest.approx(list(expected), nan_ok=True)
     assert {entry["a"] for entry in evaluation["comparisons"]} == {"fine_tuned"}
     pairs = [(entry["b"], entry["score"]) for entry in evaluation["comparisons"]]
@@ -306,11 +308,11 @@ def test_numbers_can_be_made_again_from_the_rows(evaluated):
     assert ("reference", "length") in pairs and ("reference", "rouge1") not in pairs
     for entry in evaluation["comparisons"]:
         a, b = column("fine_tuned", entry["score"]), column(entry["b"], entry["score"])
-        expected = statistics.paired_bootstrap(a, b, **resampling)
+        expected = intervals.paired_bootstrap(a, b, **resampling)
         assert {key: entry[key] for key in expected} == pytest.approx(expected, nan_ok=True)
         assert entry["difference"] == pytest.approx(np.nanmean(a - b))
-        assert entry["p_value"] == pytest.approx(statistics.randomisation_test(a, b, **resampling))
-        assert entry["effect"] == pytest.approx(statistics.effect_size(a, b), nan_ok=True)
+        assert entry["p_value"] == pytest.approx(tests.randomisation_test(a, b, **resampling))
+        assert entry["effect"] == pytest.approx(intervals.effect_size(a, b), nan_ok=True)
 
 
 def test_rows_keep_texts_scores_and_groups(evaluated):

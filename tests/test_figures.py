@@ -16,12 +16,13 @@ from PIL import Image
 from scipy import stats
 
 from summlens import figures
-from summlens.errors import UserError
-from summlens.figures import heads, latent, over_time, parts, rundata, scores
-from summlens.figures.grid import grids
-from summlens.figures.picture import chosen_frames, gif, render, settle
-from summlens.figures.style import diverging_norm
-from summlens.metrics.statistics import bootstrap_interval
+from summlens.core.errors import UserError
+from summlens.figures import heads, latent, over_time, parts, scores
+from summlens.figures.kit import rundata
+from summlens.figures.kit.grid import grids
+from summlens.figures.kit.picture import chosen_frames, gif, render, settle
+from summlens.figures.kit.style import diverging_norm
+from summlens.stats.intervals import bootstrap_interval
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -211,7 +212,7 @@ def test_frames_are_capped_and_keep_both_ends():
 
 def test_gif_drops_frames_rather_than_grow_too_large(monkeypatch):
     noise = np.random.default_rng(0).integers(0, 255, (12, 60, 60, 3), dtype=np.uint8)
-    monkeypatch.setattr("summlens.figures.picture.GIF_BYTES", 20_000)
+    monkeypatch.setattr("summlens.figures.kit.picture.GIF_BYTES", 20_000)
     with Image.open(io.BytesIO(gif(list(noise), 50))) as animation:
         assert 2 <= animation.n_frames < 12
 

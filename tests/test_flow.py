@@ -5,11 +5,12 @@ import pytest
 import torch
 from tiny import BUILDERS, changed, tiny_examples, tiny_model
 
-from summlens import explorer
-from summlens.architecture import architecture, evaluating, observed_sites
+from summlens.analysis import attention_maps
 from summlens.artifacts import Run
-from summlens.errors import UserError
+from summlens.core.errors import UserError
 from summlens.metrics import flow
+from summlens.model.architecture import architecture
+from summlens.model.observing import evaluating, observed_sites
 
 
 def random_attention(heads, tokens, seed=0):
@@ -64,7 +65,7 @@ def test_what_the_heads_move_adds_up_to_the_models_own_attention_output(kind, mo
         return original(attention, value, output)
 
     monkeypatch.setattr(flow, "value_weighted", spy)
-    explorer.read(model, example, [(0, 0)])
+    attention_maps.read(model, example, [(0, 0)])
     with (
         torch.no_grad(),
         evaluating(model),
@@ -105,9 +106,9 @@ def test_flow_is_attention_rollout():
 
 def test_quantisation_keeps_its_promise():
     shares = np.concatenate([np.linspace(0, 1, 4001), np.geomspace(1e-9, 1, 2000)])
-    wrong = np.abs(explorer.restore(explorer.quantise(shares)) - shares)
+    wrong = np.abs(attention_maps.restore(attention_maps.quantise(shares)) - shares)
     assert (wrong <= np.sqrt(shares) / 255 + 4e-6).all()
-    assert explorer.quantise(np.array([0.0, 1.0, -1e-9, 1 + 1e-7])).tolist() == [0, 255, 0, 255]
+    assert attention_maps.quantise(np.array([0.0, 1.0, -1e-9, 1 + 1e-7])).tolist() == [0, 255, 0, 255]
 
 
 def test_heads_that_moved_and_copy_most_are_chosen_once_each():
@@ -116,7 +117,7 @@ def test_heads_that_moved_and_copy_most_are_chosen_once_each():
         kl[:, layer, head] = [5 - rank, 3 - rank]
     copying[0, 2, 2], copying[1, 2, 2] = 0.9, np.nan  # an article whose summary copies nothing
     capture = {"attention/kl/summary": kl, "attention/copy_score/summary": copying}
-    heads = explorer.choose_heads(capture, asked=[(1, 3), (3, 1)])
+    heads = attention_maps.choose_heads(capture, asked=[(1, 3), (3, 1)])
     named = {(head["layer"], head["head"]): head["reasons"] for head in heads}
     assert (
         list(named)[:3] == [(3, 1), (0, 4), (2, 2)] and len(named) == len(heads) == 9
@@ -124,16 +125,16 @@ def test_heads_that_moved_and_copy_most_are_chosen_once_each():
     assert named[2, 2] == ["moved most", "copies most"] and named[3, 1] == ["moved most", "asked for"]
     assert named[1, 3] == ["asked for"] and heads[0]["kl"] == 4.0 and heads[2]["copy_score"] == 0.9
     with pytest.raises(UserError, match="no head 4.0: the model has layers 0 to 3, heads 0 to 4"):
-        explorer.choose_heads(capture, asked=[(4, 0)])
+        attention_maps.choose_heads(capture, asked=[(4, 0)])
     with pytest.raises(UserError, match="make the run again"):
-        explorer.choose_heads({})
+        attention_maps.choose_heads({})
 
 
 def test_heads_are_written_layer_dot_head():
-    assert explorer.parse_head("11.3") == (11, 3)
+    assert attention_maps.parse_head("11.3") == (11, 3)
     for text in ("3", "3.x", "-1.2", "1.2.3"):
         with pytest.raises(UserError, match="LAYER.HEAD"):
-            explorer.parse_head(text)
+            attention_maps.parse_head(text)
 
 
 class Words:
@@ -144,20 +145,20 @@ class Words:
 
 
 def test_token_texts_keep_their_spaces():
-    assert explorer.token_texts(Words(), [5, 7, 5]) == ["w5", " w7", " w5"]
+    assert attention_maps.token_texts(Words(), [5, 7, 5]) == ["w5", " w7", " w5"]
 
 
 def test_maps_hold_the_rows_and_the_flow_of_both_models(tmp_path, monkeypatch):
     examples, base = tiny_examples(), tiny_model("llama")
     loaded = {"old": base, "new": changed(base)}
-    monkeypatch.setattr(explorer.models, "load_model", loaded.__getitem__)
-    monkeypatch.setattr(explorer.models, "device", lambda: torch.device("cpu"))
-    monkeypatch.setattr(explorer.models, "load_tokenizer", lambda name: Words())
+    monkeypatch.setattr(attention_maps.loading, "load_model", loaded.__getitem__)
+    monkeypatch.setattr(attention_maps.loading, "device", lambda: torch.device("cpu"))
+    monkeypatch.setattr(attention_maps.loading, "load_tokenizer", lambda name: Words())
     run, random = Run(tmp_path), np.random.default_rng(0)
     with pytest.raises(UserError, match="no step was captured"):
-        explorer.write(run, ("old", "new"), examples)
+        attention_maps.write(run, ("old", "new"), examples)
     run.write_step(0, {}, {f"attention/{k}/summary": random.uniform(size=(3, 2, 6)) for k in ("kl", "copy_score")})
-    explorer.write(run, ("old", "new"), examples, asked=[(1, 5)])
+    attention_maps.write(run, ("old", "new"), examples, asked=[(1, 5)])
     info, arrays = run.read_json("attention_maps.json"), run.read_arrays("attention_maps.npz")
     assert [article["id"] for article in info["articles"]] == ["a", "b", "c"]
     assert "asked for" in next(h for h in info["heads"] if (h["layer"], h["head"]) == (1, 5))["reasons"]
@@ -165,7 +166,7 @@ def test_maps_hold_the_rows_and_the_flow_of_both_models(tmp_path, monkeypatch):
         length = len(example.input_ids)
         assert len(info["articles"][a]["tokens"]) == length
         for name, model in (("base", loaded["old"]), ("fine_tuned", loaded["new"])):
-            rows = explorer.restore(arrays[f"rows/{a}/{name}"])
+            rows = attention_maps.restore(arrays[f"rows/{a}/{name}"])
             model.set_attn_implementation("eager")
             with torch.no_grad(), evaluating(model):
                 eager = model(input_ids=torch.tensor([example.input_ids]), output_attentions=True).attentions
@@ -173,13 +174,13 @@ def test_maps_hold_the_rows_and_the_flow_of_both_models(tmp_path, monkeypatch):
                 for m, t in enumerate(example.queries):
                     expected = eager[head["layer"]][0, head["head"], t].numpy()
                     assert (np.abs(rows[k, m] - expected) <= np.sqrt(expected) / 255 + 1e-5).all()
-            for method in explorer.METHODS:
+            for method in attention_maps.METHODS:
                 flowing = {part: arrays[f"flow/{a}/{name}/{method}/{part}"] for part in ("sources", "count", "edges")}
                 assert flowing["count"].shape == (len(example.queries), 2) and flowing["sources"].shape[1] == length
                 assert (
                     flowing["count"].sum() == len(flowing["edges"]) == len(arrays[f"flow/{a}/{name}/{method}/weight"])
                 )
-                assert explorer.restore(flowing["sources"]).sum(1) == pytest.approx(1, abs=0.03)
+                assert attention_maps.restore(flowing["sources"]).sum(1) == pytest.approx(1, abs=0.03)
                 # The first edges of each query are those of the first layer, and those of the last lead to the query.
                 start = 0
                 for m, t in enumerate(example.queries):

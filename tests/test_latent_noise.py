@@ -7,13 +7,15 @@ import pytest
 from scipy.stats import ortho_group, spearmanr
 from tiny import changed, tiny_examples, tiny_model
 
-from summlens import latent_floors, latent_noise, noise_captures
+from summlens.analysis.noise import floors as floors_module
+from summlens.analysis.noise.floors import Floor
+from summlens.analysis.noise.verdict import by_article, over_all_metrics
+from summlens.analysis.representations import layer_floors, layer_noise
+from summlens.analysis.representations.latent_space import analyze, headlines
+from summlens.analysis.representations.represent import Representation, represent
 from summlens.artifacts import Run
-from summlens.causal_noise import by_article, over_all_metrics
-from summlens.latent_space import Representation, analyze, headlines, represent
-from summlens.metrics import representation as rep
-from summlens.metrics.effects import discoveries, halvings
-from summlens.noise_captures import Floor
+from summlens.stats import intervals
+from summlens.stats.tests import discoveries, halvings
 
 ARTICLES, LAYERS, WIDTH = 24, 5, 12
 ALL = ("rsa", "cka", "divergence/cosine")
@@ -121,8 +123,8 @@ def test_floors_and_p_values_are_those_of_slow_loops(name, similarity):
         "numerical": Floor("", [(measured(rounded), measured(base))], measured(base)),
         "seed": Floor("", [(measured(fine_tuned), measured(end))], measured(base), [measured(end)]),
     }
-    summary, arrays = latent_noise.above_noise({"vectors": (base, fine_tuned)}, floors, 3, resamples)
-    draws = [np.repeat(np.arange(articles), c) for c in rep.bootstrap_counts(articles, resamples, 3).astype(int)]
+    summary, arrays = layer_noise.above_noise({"vectors": (base, fine_tuned)}, floors, 3, resamples)
+    draws = [np.repeat(np.arange(articles), c) for c in intervals.bootstrap_counts(articles, resamples, 3).astype(int)]
     sides = halvings(articles, 200, 3)
     found = {key: arrays[f"noise_floor/{name}/{key}"] for key in ("sampling", "numerical", "seed", "p", "flag")}
     expected = []
@@ -225,12 +227,12 @@ def test_seeds_are_models_where_there_are_models_and_captures_elsewhere(tmp_path
     one, two = represent(base, examples, "base"), represent(ours, examples, "ours")
     run = Run(tmp_path)
     captured(run.companion("shuffled-pairs"), theirs)
-    assert latent_floors.measure(one, two, examples, None, run) == {}  # a control is no seed
+    assert layer_floors.measure(one, two, examples, None, run) == {}  # a control is no seed
     captured(run.companion("seed-43"), theirs)
     other = run.companion("seed-44")
     other.write_json("run.json", {"state": "trained"})
     other.write_step(9, {}, {"latent/residual": np.zeros((2, 3, 24))})  # of other articles
-    floors = latent_floors.measure(one, two, examples, None, run)
+    floors = layer_floors.measure(one, two, examples, None, run)
     assert list(floors) == ["seed"] and "seed 43:" in floors["seed"].what
     ((first, second),) = floors["seed"].pairs
     assert first is two and floors["seed"].start is one and floors["seed"].ends == [second] and second.loss is None
@@ -239,19 +241,19 @@ def test_seeds_are_models_where_there_are_models_and_captures_elsewhere(tmp_path
 
     theirs.save_pretrained(run.companion("seed-43").model_outputs)
     base.save_pretrained(tmp_path / "base")
-    floors = latent_floors.measure(one, two, examples, str(tmp_path / "base"), run)
+    floors = layer_floors.measure(one, two, examples, str(tmp_path / "base"), run)
     np.testing.assert_allclose(floors["seed"].ends[0].loss, expected.loss, rtol=1e-5)
-    assert list(latent_floors.measure(one, two, examples, str(tmp_path / "base"), None)) == ["numerical"]
+    assert list(layer_floors.measure(one, two, examples, str(tmp_path / "base"), None)) == ["numerical"]
     ((rounded, plain),) = floors["numerical"].pairs
     assert plain is one
-    np.testing.assert_array_equal(rounded.vectors, represent(noise_captures.rounded(base), examples, "rounded").vectors)
+    np.testing.assert_array_equal(rounded.vectors, represent(floors_module.rounded(base), examples, "rounded").vectors)
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama", "gemma", "gpt_neox"])
 def test_rounded_models_have_a_logit_lens_near_that_of_the_model(kind):
     base = tiny_model(kind)
     plain = represent(base, tiny_examples(), "base")
-    rounded = represent(noise_captures.rounded(base), tiny_examples(), "rounded")
+    rounded = represent(floors_module.rounded(base), tiny_examples(), "rounded")
     far = represent(changed(base), tiny_examples(), "changed")
     for one, two, three in ((plain.vectors, rounded.vectors, far.vectors), (plain.loss, rounded.loss, far.loss)):
         assert 0 < np.abs(two - one).mean() < 0.3 * np.abs(three - one).mean()

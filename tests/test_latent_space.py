@@ -16,11 +16,12 @@ from tiny import VOCABULARY, changed, tiny_examples, tiny_model
 from tokenizers import Tokenizer, models
 from transformers import GPT2Config, GPT2LMHeadModel, GraniteConfig, GraniteForCausalLM, PreTrainedTokenizerFast
 
-from summlens import latent_space
+from summlens.analysis.representations import latent_space
+from summlens.analysis.representations.latent_space import analyze
+from summlens.analysis.representations.represent import Representation, ends, represent, saved_vectors
 from summlens.artifacts import Run
-from summlens.data import Example
-from summlens.errors import UserError
-from summlens.latent_space import Representation, analyze, represent, saved_vectors
+from summlens.core.errors import UserError
+from summlens.data.tokens import Example
 
 SCRIPT = Path(__file__).parent.parent / "analyze_latent_space.py"
 ARTICLES, LAYERS, WIDTH = 6, 3, 10
@@ -100,7 +101,7 @@ def test_divergence_is_one_minus_cosine_of_jointly_standardised_vectors(no_proje
 
 def test_steps_are_compared_with_step_zero(no_projection):
     steps = {0: vectors(), 10: moved_from(2, 0.3)[1], 25: moved_from(1, 2.0)[1]}
-    info, arrays = analyze(*latent_space.ends(steps), steps, resamples=20)
+    info, arrays = analyze(*ends(steps), steps, resamples=20)
     assert arrays["steps"].tolist() == [0, 10, 25]
     for name in ("rsa", "cka"):
         np.testing.assert_allclose(arrays[f"{name}/steps"][0], 1)
@@ -121,7 +122,7 @@ def test_a_model_that_is_not_the_last_step_is_noted(no_projection):
 
 def test_one_joint_projection_of_all_states():
     steps = {0: vectors(), 10: moved_from(1)[1], 20: vectors(3)}
-    info, arrays = analyze(*latent_space.ends(steps), steps, resamples=5, seed=4)
+    info, arrays = analyze(*ends(steps), steps, resamples=5, seed=4)
     step, layer, article = (arrays[f"projection/{name}"] for name in ("step", "layer", "article"))
     count = 3 * (LAYERS + 1) * ARTICLES
     assert len(step) == len(layer) == len(article) == info["projection"]["points"] == count
@@ -143,7 +144,7 @@ def test_one_joint_projection_of_all_states():
     assert len(arrays["clusters/kmeans"]) == len(arrays["clusters/hdbscan"]) == count
     assert info["clusters"]["kmeans"]["adjusted_rand_index"].keys() == {"step", "layer", "article"}
 
-    _, again = analyze(*latent_space.ends(steps), steps, resamples=5, seed=4)
+    _, again = analyze(*ends(steps), steps, resamples=5, seed=4)
     assert arrays.keys() == again.keys()
     for name, values in arrays.items():
         np.testing.assert_array_equal(values, again[name], err_msg=name)
@@ -151,7 +152,7 @@ def test_one_joint_projection_of_all_states():
 
 def test_projection_keeps_first_and_last_when_it_must_thin(no_projection):
     steps = {step: vectors(step, articles=40, layers=9) for step in range(0, 120, 10)}
-    info, arrays = analyze(*latent_space.ends(steps), steps, resamples=2)
+    info, arrays = analyze(*ends(steps), steps, resamples=2)
     assert len(info["projection"]["steps"]) == 8 and {0, 110} < set(info["projection"]["steps"])
     layers, articles = set(arrays["projection/layer"].tolist()), set(arrays["projection/article"].tolist())
     assert len(layers) == 5 and {0, 9} < layers
@@ -161,7 +162,7 @@ def test_projection_keeps_first_and_last_when_it_must_thin(no_projection):
 @pytest.mark.parametrize("articles", [1, 2, 3, 4])
 def test_few_articles_leave_out_by_name(no_projection, articles):
     steps = {0: vectors(articles=articles), 5: vectors(1, articles=articles)}
-    info, arrays = analyze(*latent_space.ends(steps), steps, resamples=5)
+    info, arrays = analyze(*ends(steps), steps, resamples=5)
     assert {"rsa", "cka", "rsa/steps", "cka/steps", "divergence"} <= info["left_out"].keys()
     assert f"{articles} probe articles" in info["left_out"]["rsa"]
     assert "rsa/base_fine_tuned" not in arrays
@@ -199,7 +200,7 @@ def test_other_width_or_other_steps_are_refused():
     with pytest.raises(UserError, match="step 7.*not of one run"):
         analyze(Representation(vectors()), Representation(vectors()), {7: vectors(layers=2)})
     with pytest.raises(UserError, match="step 0 and a later one"):
-        latent_space.ends({10: vectors(), 20: vectors()})
+        ends({10: vectors(), 20: vectors()})
 
 
 def test_saved_vectors_name_the_file_that_does_not_fit(tmp_path):

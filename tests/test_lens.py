@@ -8,7 +8,7 @@ from tiny import BUILDERS, tiny_examples, tiny_model
 from torch import nn
 from torch.nn import functional
 
-from summlens.latent_space import represent
+from summlens.analysis.representations.represent import represent
 from summlens.metrics import lens
 from summlens.metrics.lens import logit_lens
 

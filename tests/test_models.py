@@ -4,9 +4,9 @@ import pytest
 import torch
 from transformers import BertConfig, BertLMHeadModel, GPT2Config, GPT2LMHeadModel, T5Config, T5ForConditionalGeneration
 
-from summlens import models
-from summlens.config import PROJECT
-from summlens.errors import UserError
+from summlens.core.config import PROJECT
+from summlens.core.errors import UserError
+from summlens.model import loading
 
 BUNDLED = str(PROJECT / "data" / "model")
 
@@ -17,10 +17,10 @@ def tiny_gpt2(**overrides):
 
 
 def test_the_bundled_model_loads_in_float32_and_eval_mode():
-    model, tokenizer = models.load_model(BUNDLED), models.load_tokenizer(BUNDLED)
+    model, tokenizer = loading.load_model(BUNDLED), loading.load_tokenizer(BUNDLED)
     assert isinstance(model, GPT2LMHeadModel) and not model.training
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
-    models.check_pair(model, tokenizer, "bundled")
+    loading.check_pair(model, tokenizer, "bundled")
     assert tokenizer.decode(tokenizer("It’s 5½ – “£3m”\nnaïve 👍")["input_ids"]) == "It’s 5½ – “£3m”\nnaïve 👍"
 
 
@@ -29,7 +29,7 @@ def test_the_fused_activation_is_gpt2s_own(tmp_path):
     torch.manual_seed(0)
     own = tiny_gpt2(n_layer=2, initializer_range=0.5).eval()
     own.save_pretrained(tmp_path)
-    loaded = models.load_model(str(tmp_path))
+    loaded = loading.load_model(str(tmp_path))
     assert [type(block.mlp.act) for block in loaded.transformer.h] == [torch.nn.GELU] * 2
     ids = torch.arange(24).reshape(2, 12)
     for model in (own, loaded):
@@ -44,14 +44,14 @@ def test_an_encoder_decoder_model_is_refused(tmp_path):
     config = T5Config(vocab_size=20, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)
     T5ForConditionalGeneration(config).save_pretrained(tmp_path)
     with pytest.raises(UserError, match="encoder-decoder model"):
-        models.load_model(str(tmp_path))
+        loading.load_model(str(tmp_path))
 
 
 def test_a_model_that_sees_later_tokens_is_refused(tmp_path):
     config = BertConfig(vocab_size=20, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)
     BertLMHeadModel(config).save_pretrained(tmp_path)
     with pytest.raises(UserError, match="sees later tokens"):
-        models.load_model(str(tmp_path))
+        loading.load_model(str(tmp_path))
 
 
 def test_weights_that_are_not_numbers_are_named(tmp_path):
@@ -59,7 +59,7 @@ def test_weights_that_are_not_numbers_are_named(tmp_path):
     model.transformer.h[0].mlp.c_fc.weight.data[0, 0] = float("nan")
     model.save_pretrained(tmp_path)
     with pytest.raises(UserError, match=r"transformer\.h\.0\.mlp\.c_fc\.weight"):
-        models.load_model(str(tmp_path))
+        loading.load_model(str(tmp_path))
 
 
 def test_a_truncated_model_file_is_one_line(tmp_path):
@@ -67,7 +67,7 @@ def test_a_truncated_model_file_is_one_line(tmp_path):
     weights = tmp_path / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-50])
     with pytest.raises(UserError, match="could not be loaded") as caught:
-        models.load_model(str(tmp_path))
+        loading.load_model(str(tmp_path))
     assert "\n" not in str(caught.value)
 
 
@@ -75,26 +75,26 @@ def test_missing_weights_are_not_replaced_by_random_ones(tmp_path):
     tiny_gpt2().save_pretrained(tmp_path)
     tiny_gpt2(n_layer=2).config.save_pretrained(tmp_path)
     with pytest.raises(UserError, match="lacks"):
-        models.load_model(str(tmp_path))
+        loading.load_model(str(tmp_path))
 
 
 def test_a_directory_without_a_model_and_an_unknown_name_are_one_line(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"no config\.json"):
-        models.load_model(str(tmp_path))
+        loading.load_model(str(tmp_path))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(UserError, match="could not be loaded") as caught:
-        models.load_tokenizer("nobody/nothing-of-this-name")
+        loading.load_tokenizer("nobody/nothing-of-this-name")
     assert "\n" not in str(caught.value)
 
 
 def test_a_tokenizer_with_more_ids_than_the_model_is_refused():
     with pytest.raises(UserError, match="embeds only 40"):
-        models.check_pair(tiny_gpt2(), models.load_tokenizer(BUNDLED), "tiny")
+        loading.check_pair(tiny_gpt2(), loading.load_tokenizer(BUNDLED), "tiny")
 
 
 def test_precision_on_a_cpu():
     cpu = torch.device("cpu")
-    assert models.training_dtype("auto", cpu) == torch.float32
-    assert models.training_dtype("bf16", cpu) == torch.bfloat16
+    assert loading.training_dtype("auto", cpu) == torch.float32
+    assert loading.training_dtype("bf16", cpu) == torch.bfloat16
     with pytest.raises(UserError, match="fp16 needs a CUDA GPU"):
-        models.training_dtype("fp16", cpu)
+        loading.training_dtype("fp16", cpu)

@@ -5,7 +5,8 @@ import pytest
 import torch
 from tiny import changed, tiny_examples, tiny_model
 
-from summlens import causal, noise_captures
+from summlens.analysis import probe
+from summlens.analysis.noise import floors
 from summlens.artifacts import Run
 from summlens.capture import capture, weight_change
 
@@ -18,7 +19,7 @@ def captured(run: Run, base, model) -> None:
 
 def test_rounding_is_that_of_bfloat16_and_leaves_the_model_alone():
     base = tiny_model("gpt2").eval()
-    rounded = noise_captures.rounded(base)
+    rounded = floors.rounded(base)
     weight = base.transformer.wte.weight
     assert torch.equal(rounded.transformer.wte.weight, weight.to(torch.bfloat16).float())
     assert not torch.equal(rounded.transformer.wte.weight, weight) and not base.lm_head._forward_hooks
@@ -35,7 +36,7 @@ def test_rounding_is_that_of_bfloat16_and_leaves_the_model_alone():
 def test_the_numerical_floor_is_small_and_everywhere(kind):
     base = tiny_model(kind)
     first = capture(base, tiny_examples(), base=base)
-    ((arrays, other),) = noise_captures.numerical(base, tiny_examples(), first).pairs
+    ((arrays, other),) = floors.numerical(base, tiny_examples(), first).pairs
     assert other is first
     kl = arrays["attention/kl/summary"].mean(axis=0)
     far = capture(changed(base), tiny_examples(), base=base)["attention/kl/summary"].mean(axis=0)
@@ -47,17 +48,17 @@ def test_seeds_are_compared_with_one_another_not_with_base(tmp_path):
     ours, theirs = changed(base, seed=1).eval(), changed(base, seed=2).eval()
     run = Run(tmp_path)
     captured(run, base, ours)
-    first, last = causal.captured_ends(run)
-    assert noise_captures.seeds(run, ours, tiny_examples(), first, last) is None
+    first, last = probe.captured_ends(run)
+    assert floors.seeds(run, ours, tiny_examples(), first, last) is None
     captured(run.companion("shuffled-pairs"), base, ours)
-    assert noise_captures.seeds(run, ours, tiny_examples(), first, last) is None  # a control is no seed
+    assert floors.seeds(run, ours, tiny_examples(), first, last) is None  # a control is no seed
     other = run.companion("seed-43")
     captured(other, base, theirs)
     other_last = other.read_step(9).arrays
-    floor = noise_captures.seeds(run, ours, tiny_examples(), first, last)
+    floor = floors.seeds(run, ours, tiny_examples(), first, last)
     assert "attention/kl/summary" not in floor.pairs[0][0]  # the other model is gone
     theirs.save_pretrained(other.model_outputs)
-    floor = noise_captures.seeds(run, ours, tiny_examples(), first, last)
+    floor = floors.seeds(run, ours, tiny_examples(), first, last)
     ((one, another),) = floor.pairs
     expected = capture(ours, tiny_examples(), base=theirs)
     for name in ("attention/kl/summary", "attention/js_no_sink/summary"):

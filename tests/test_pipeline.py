@@ -13,7 +13,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from summlens.artifacts import Run
-from summlens.config import PROJECT
+from summlens.core.config import PROJECT
 
 TINY = [
     *("--train-articles", "64", "--validation-articles", "8", "--test-articles", "6", "--probe-articles", "5"),

@@ -13,11 +13,12 @@ from scipy.stats import spearmanr
 from tiny import VOCABULARY, tiny_examples
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from summlens.architecture import architecture
+from summlens.analysis.representations.latent_space import analyze
+from summlens.analysis.representations.represent import represent
 from summlens.capture import capture, weight_change
-from summlens.data import Example
-from summlens.latent_space import analyze, represent
+from summlens.data.tokens import Example
 from summlens.metrics.representation import rdm
+from summlens.model.architecture import architecture
 
 L, H, D, LAYER, HEAD = 3, 4, 32, 1, 2
 STEP = 2 * np.pi / 64  # of the position clock

@@ -17,11 +17,14 @@ import pytest
 import synthetic_run
 from PIL import Image
 
-from summlens import figures, report
+from summlens import figures
 from summlens.artifacts import Run
 from summlens.figures import scores
-from summlens.figures.picture import new_figure, render
+from summlens.figures.kit.picture import new_figure, render
 from summlens.report import answer, examples
+from summlens.report import page as report_page
+from summlens.report.page import Made, head_explorer, templates
+from summlens.report.svg import inline_svg, prose
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -134,7 +137,7 @@ def test_score_tables_hold_every_value_below_its_own_heading(data):
     data.evaluation["comparisons"] = [
         c for c in data.evaluation["comparisons"] if (c["b"], c["score"]) != ("lead3", "rouge1")
     ]
-    page = report.html(data, report.Made())
+    page = report_page.html(data, Made())
     means, differences = cells_of(page, "Scores of every system"), cells_of(page, "Paired differences")
     names = {score: scores.title(score)[0] for score in (*synthetic_run.SCORES, "length")}
     for system in data.evaluation["systems"].values():
@@ -180,13 +183,13 @@ def test_head_table_ranks_by_kl_and_opens_every_number(page, data):
 
 
 def test_sentences_link_the_heads_they_name():
-    assert report.prose("head 2.0 fell by -0.5 bits; head 1.1 <b>", {"2.0"}) == (
+    assert prose("head 2.0 fell by -0.5 bits; head 1.1 <b>", {"2.0"}) == (
         'head\u00a0<a href="#head-2-0">2.0</a> fell by −0.5 bits; head\u00a01.1 &lt;b&gt;'
     )
 
 
 def test_signs_are_left_away_where_nothing_is_left_of_the_number():
-    signed = report.templates(set()).get_template("macros.html.j2").module.signed
+    signed = templates(set()).get_template("macros.html.j2").module.signed
     numbers = (0.0004, -0.0004, -0.0016, 12.0, float("nan"))
     assert [signed(number, 3) for number in numbers] == ["0.000", "0.000", "−0.002", "+12.000", "–"]
 
@@ -198,7 +201,7 @@ def test_drawings_get_smaller_and_stay_the_same():
         axes.plot([0.123456, 0.654321], [1, 2])
         axes.set(title="0.123456  and\nmore", xticks=[0.123456])
         before = render(figure, "svg").decode()
-    after = str(report.inline_svg(before, "name"))
+    after = str(inline_svg(before, "name"))
     texts = lambda svg: [" ".join(text.split()) for text in re.findall(r"<text[^>]*>(.*?)</text>", svg, re.S)]  # noqa: E731
     assert texts(after) == texts(before) and any("0.123456" in text for text in texts(after))
     assert len(after) < 0.8 * len(before)
@@ -354,7 +357,7 @@ def unpacked(packed: dict, shape) -> np.ndarray:
 
 
 def test_explorer_packs_what_was_saved(run, data):
-    prepared = report.explorer.prepare(data)
+    prepared = head_explorer.prepare(data)
     saved = run.read_arrays("attention_maps.npz")
     assert [name for name, _, _ in prepared.heads] == prepared.packed["heads"] == ["2.0", "0.0", "0.3"]
     for a, article in enumerate(prepared.packed["articles"]):
@@ -373,17 +376,17 @@ def test_explorer_packs_what_was_saved(run, data):
 
 def test_attention_maps_that_do_not_fit_are_named(data):
     data.map_arrays = {key: value for key, value in data.map_arrays.items() if key != "rows/1/base"}
-    page = report.html(data, report.Made())
+    page = report_page.html(data, Made())
     assert "Head explorer and information flow: attention_maps.json and .npz do not fit together" in page
     assert 'id="explorer"' not in page
     data.maps = None
-    assert "there is no attention_maps.json" in report.html(data, report.Made())
+    assert "there is no attention_maps.json" in report_page.html(data, Made())
 
 
 @pytest.mark.parametrize(("layers", "heads", "steps"), [(1, 1, 1), (48, 25, 2)])
 def test_report_of_small_and_large_models(tmp_path, layers, heads, steps):
     run = synthetic_run.write(tmp_path, layers=layers, heads=heads, steps=steps, articles=3)
-    page = report.html(figures.load(run), report.Made())
+    page = report_page.html(figures.load(run), Made())
     chosen = page[page.index('aria-label="Head" data-part="heads"') :].split("</div>")[0]
     assert len(re.findall('role="radio"', chosen)) == min(3, layers * heads)
     assert ("only one captured step" in page) == (steps == 1)
@@ -417,13 +420,13 @@ def test_what_is_missing_is_named_with_its_command(tmp_path):
     (run.metrics / "latent_space.npz").unlink()
     (run.metrics / "causal.json").unlink()
     data = figures.load(run)
-    made = report.Made()
+    made = Made()
     for entry in figures.CATALOGUE:
         try:
             entry.draw(data)
         except figures.Missing as reason:
             made.missing.append((entry.title, str(reason), entry.command))
-    page = report.html(data, made)
+    page = report_page.html(data, made)
     missing = page[page.index('<section id="missing">') :]
     lines = [html.unescape(re.sub("<[^>]+>", "", line)) for line in re.findall("<li>(.*?)</li>", missing)]
     why = "there is no latent_space.npz that can be read. python analyze_latent_space.py makes them."

@@ -10,6 +10,7 @@ from scipy.spatial.distance import pdist, squareform
 from scipy.stats import ortho_group, spearmanr
 
 from summlens.metrics import representation as rep
+from summlens.stats import intervals
 
 
 def random(*shape, seed=0):
@@ -100,7 +101,7 @@ def test_rsa_interval_resamples_articles_and_leaves_out_pairs_with_themselves():
     later = np.stack([y, y + random(2, 7, 9, seed=4)])
     later[0, 0, 1] = later[0, 0, 4]  # two articles with the same vector: ties
     value, low, high = rep.rsa_interval(x, later, resamples=40, seed=3)
-    counts = rep.bootstrap_counts(7, 40, seed=3)
+    counts = intervals.bootstrap_counts(7, 40, seed=3)
     for step, layer in itertools.product(range(2), range(2)):
         a, b = rep.rdm(x[layer]), rep.rdm(later[step, layer])
         assert value[step, layer] == pytest.approx(rep.rsa(a, b))
@@ -145,7 +146,7 @@ def test_cka_interval_weighs_quadruples_of_different_articles():
     x, y = related(layers=2, articles=6)
     later = np.stack([y, y[::-1]])
     value, low, high = rep.cka_interval(x, later, resamples=25, seed=5)
-    counts = rep.bootstrap_counts(6, 25, seed=5)
+    counts = intervals.bootstrap_counts(6, 25, seed=5)
     for step, layer in itertools.product(range(2), range(2)):
         assert value[step, layer] == pytest.approx(rep.cka(x[layer], later[step, layer]))
         drawn = [loop_cka(x[layer], later[step, layer], c) for c in counts if (c > 0).sum() >= 4]

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from summlens.metrics import statistics
-from summlens.metrics.statistics import bootstrap_interval, effect_size, paired_bootstrap, randomisation_test
+from summlens.stats import columns as columns_module
+from summlens.stats import intervals
+from summlens.stats.intervals import bootstrap_interval, effect_size, paired_bootstrap
+from summlens.stats.tests import randomisation_test
 
 
 def skewed(articles, *columns, seed=3):
@@ -51,8 +53,8 @@ def test_chunks_of_resamples_and_of_columns_change_nothing(monkeypatch):
     values[3, 1, 2] = np.nan
     whole = bootstrap_interval(values, resamples=200)
     pairs = randomisation_test(values, values[::-1], resamples=200)
-    monkeypatch.setattr(statistics, "_CHUNK", 11 * 8)
-    monkeypatch.setattr(statistics, "_KEPT", 200 * 3)
+    monkeypatch.setattr(columns_module, "AT_ONCE", 11 * 8)
+    monkeypatch.setattr(intervals, "_KEPT", 200 * 3)
     np.testing.assert_allclose(bootstrap_interval(values, resamples=200), whole, rtol=1e-12)
     assert randomisation_test(values, values[::-1], resamples=200).shape == pairs.shape == (2, 5)
 

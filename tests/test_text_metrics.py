@@ -10,7 +10,7 @@ from nltk.translate.meteor_score import meteor_score
 from rouge_score.rouge_scorer import RougeScorer
 from rouge_score.tokenize import tokenize
 
-from summlens.errors import UserError
+from summlens.core.errors import UserError
 from summlens.metrics import text
 from summlens.metrics.text import greedy_oracle, random_sentences, reference_sentences, sentences, surface_scores
 

@@ -11,11 +11,12 @@ from test_distributed import in_two_processes
 from test_training import make_study
 from tiny import BUILDERS, tiny_model
 
-from summlens import config as configuration
-from summlens import trainable, training
 from summlens.capture import capture, weight_change
-from summlens.errors import UserError
-from summlens.selection import parse
+from summlens.core import config as configuration
+from summlens.core.errors import UserError
+from summlens.core.selection import parse
+from summlens.model import trainable
+from summlens.training import checkpoints, fine_tune
 
 SHORT = {"max_steps": 5, "capture_steps": 5, "weight_decay": 0.3}
 
@@ -53,7 +54,7 @@ def entries_of_head(kind, head, size):
 @pytest.mark.parametrize(("kind", "size"), [("gpt2", 8), ("gpt_neox", 8), ("llama", 4)])
 def test_of_a_named_head_every_own_number_learns_and_no_other_bit_changes(tmp_path, kind, size):
     study = with_model(make_study(tmp_path, trainable="heads 1.2", **SHORT), kind)
-    tuned = training.fine_tune(study)
+    tuned = fine_tune.fine_tune(study)
     entries, changed = entries_of_head(kind, 2, size), 0
     for (name, before), after in zip(study.base.named_parameters(), tuned.parameters(), strict=True):
         own = np.zeros(before.shape, dtype=bool)
@@ -72,7 +73,7 @@ def test_of_a_named_head_every_own_number_learns_and_no_other_bit_changes(tmp_pa
 @pytest.mark.parametrize("named", ["layers 1", "random like layers 0"])
 def test_of_named_layers_everything_learns_and_nothing_else(tmp_path, named):
     study = make_study(tmp_path, trainable=named, **SHORT)
-    tuned = training.fine_tune(study)
+    tuned = fine_tune.fine_tune(study)
     for (name, before), after in zip(study.base.named_parameters(), tuned.named_parameters(), strict=True):
         assert torch.equal(before, after[1]) != name.startswith("transformer.h.1."), name
     expected = sum(parameter.numel() for parameter in study.base.transformer.h[1].parameters())
@@ -130,7 +131,7 @@ def test_adapters_sit_on_every_projection_of_the_layers_and_merge_as_defined(kin
 def test_captures_while_adapters_learn_are_those_of_the_merged_model(tmp_path):
     study = make_study(tmp_path, lora=True, trainable="layers 1", **SHORT)
     before = {name: p.clone() for name, p in study.base.named_parameters()}
-    tuned = training.fine_tune(study)
+    tuned = fine_tune.fine_tune(study)
     for name, parameter in study.base.named_parameters():
         assert torch.equal(parameter, before[name]), name
     adapted = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
@@ -154,19 +155,19 @@ def test_an_interrupted_run_that_resumes_ends_as_an_uninterrupted_one(tmp_path, 
     """By SIGTERM in the middle of a step, between two checkpoints; weights and captures equal bit for bit."""
     values = {**values, "max_steps": 8, "capture_steps": 7}
     study, stopped = (make_study(tmp_path / name, **values) for name in ("whole", "stopped"))
-    whole = training.fine_tune(study)
+    whole = fine_tune.fine_tune(study)
 
-    class Terminated(training.Progress):
+    class Terminated(fine_tune.Progress):
         def on_step_begin(self, args, state, control, **_):
             if state.global_step == 4:
                 os.kill(os.getpid(), signal.SIGTERM)
 
     with monkeypatch.context() as patch, pytest.raises(SystemExit):
-        patch.setattr(training, "Progress", Terminated)
-        training.fine_tune(stopped)
-    assert training.newest_checkpoint(stopped.run).name == "checkpoint-5"
+        patch.setattr(fine_tune, "Progress", Terminated)
+        fine_tune.fine_tune(stopped)
+    assert checkpoints.newest_checkpoint(stopped.run).name == "checkpoint-5"
     torch.manual_seed(99)
-    resumed = training.fine_tune(stopped, resume=True)
+    resumed = fine_tune.fine_tune(stopped, resume=True)
     for (name, one), other in zip(whole.named_parameters(), resumed.parameters(), strict=True):
         assert torch.equal(one, other), name
     assert stopped.run.steps() == study.run.steps()
@@ -189,7 +190,7 @@ def test_two_processes_train_the_same_part(tmp_path, values):
                 module.p = 0.0
 
     def weights(study):
-        return {name: value.numpy() for name, value in training.fine_tune(study).state_dict().items()}
+        return {name: value.numpy() for name, value in fine_tune.fine_tune(study).state_dict().items()}
 
     expected = weights(one)
     for got in in_two_processes(weights, two):

@@ -14,12 +14,16 @@ from tiny import tiny_examples, tiny_model
 from torch.nn.functional import cross_entropy
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from summlens import config as configuration
-from summlens import data, training
 from summlens.artifacts import Run
 from summlens.capture import capture
-from summlens.errors import UserError
-from summlens.experiment import Experiment, open_run, optimiser_steps
+from summlens.core import config as configuration
+from summlens.core.errors import UserError
+from summlens.data import batches, tokens
+from summlens.study.prepare import Study
+from summlens.study.record import open_run
+from summlens.training import checkpoints, fine_tune
+from summlens.training.estimate import optimiser_steps
+from summlens.training.trainer import SummaryTrainer, training_arguments
 
 VOCABULARY = 61
 
@@ -27,7 +31,7 @@ VOCABULARY = 61
 def example(random, index):
     prompt, target = random.integers(4, 24), random.integers(1, 7)
     ids = random.integers(1, VOCABULARY, size=prompt + target)
-    return data.Example(f"a{index}", (*map(int, ids), 0), int(prompt), 0, int(prompt) - 2)
+    return tokens.Example(f"a{index}", (*map(int, ids), 0), int(prompt), 0, int(prompt) - 2)
 
 
 def make_study(folder, **values):
@@ -44,7 +48,7 @@ def make_study(folder, **values):
     config = configuration.preset("demo", **{**options, **values})
     train = [example(random, n) for n in range(40)]
     held = [example(random, 100 + n) for n in range(7)]
-    return Experiment(config, Run(config.output_dir), {}, None, model, None, train, held, held[:3])
+    return Study(config, Run(config.output_dir), {}, None, model, None, train, held, held[:3])
 
 
 @pytest.fixture
@@ -63,12 +67,12 @@ def slow_loss(model, examples, mean=True):
 
 
 def make_trainer(study, model=None):
-    return training.SummaryTrainer(
+    return SummaryTrainer(
         model=model or study.base,
-        args=training.training_arguments(study.config, study.run),
+        args=training_arguments(study.config, study.run),
         train_dataset=study.train,
         eval_dataset=study.validation,
-        data_collator=data.collate,
+        data_collator=batches.collate,
     )
 
 
@@ -76,7 +80,7 @@ def test_the_loss_is_the_mean_over_summary_tokens_and_end_of_text(study):
     trainer = make_trainer(study)
     batch = study.train[:5]
     count = sum(len(one.queries) for one in batch)
-    loss = trainer.compute_loss(study.base, data.collate(batch), num_items_in_batch=torch.tensor(count))
+    loss = trainer.compute_loss(study.base, batches.collate(batch), num_items_in_batch=torch.tensor(count))
     assert loss.item() == pytest.approx(slow_loss(study.base, batch).item(), rel=1e-5)
 
 
@@ -94,7 +98,7 @@ def test_loss_and_gradients_of_a_padded_batch_are_those_of_its_articles_alone(st
     model.get_output_embeddings().register_forward_hook(lambda module, inputs, logits: made.append(logits.shape))
     trainer = make_trainer(study, model)
     count = sum(len(one.queries) for one in examples)
-    mine = trainer.compute_loss(model, data.collate(examples), num_items_in_batch=torch.tensor(count))
+    mine = trainer.compute_loss(model, batches.collate(examples), num_items_in_batch=torch.tensor(count))
     mine.backward()
     assert made == [(count, tiny.VOCABULARY)]
     # The library's loss is float32 whatever the model is, and rotary angles are.
@@ -114,9 +118,9 @@ def test_one_step_is_one_adamw_step_on_the_whole_effective_batch(study):
     base = GPT2LMHeadModel(study.base.config).eval()
     base.load_state_dict(study.base.state_dict())
     config = dataclasses.replace(study.config, max_steps=1, capture_steps=1, warmup_steps=0)
-    tuned = training.fine_tune(dataclasses.replace(study, config=config, base=base))
+    tuned = fine_tune.fine_tune(dataclasses.replace(study, config=config, base=base))
 
-    order = list(data.ByLength([len(one.input_ids) for one in study.train], 6, config.seed))
+    order = list(batches.ByLength([len(one.input_ids) for one in study.train], 6, config.seed))
     slow_loss(base, [study.train[index] for index in order[:6]]).backward()
     squares = {name: float((p.grad.double() ** 2).sum()) for name, p in base.named_parameters()}
     gradients = study.run.read_step(1).info["gradients"]
@@ -138,7 +142,7 @@ def test_one_step_is_one_adamw_step_on_the_whole_effective_batch(study):
 
 
 def test_steps_captures_and_checkpoints_are_where_the_configuration_says(study):
-    training.fine_tune(study)
+    fine_tune.fine_tune(study)
     assert optimiser_steps(study.config, len(study.train)) == 14  # 2 epochs of 40 articles, 6 a step
     assert study.run.steps() == [0, 4, 8, 12, 14]
     assert sorted(folder.name for folder in study.run.checkpoints.iterdir()) == ["checkpoint-12", "checkpoint-14"]
@@ -155,16 +159,16 @@ def test_weights_that_stop_being_numbers_in_training_end_it_in_one_line(tmp_path
     with pytest.raises(
         UserError, match=r"^transformer\.\S+ holds NaN or infinite weights: the training diverged[^\n]*$"
     ):
-        training.fine_tune(study)
+        fine_tune.fine_tune(study)
     assert study.run.steps() == [0] and not study.run.model_outputs.exists()
     assert not any(parameter.isnan().any() for parameter in study.base.parameters())
 
 
 def test_a_run_of_many_captures_has_slim_ones_with_the_numbers_of_whole_ones(tmp_path):
     often, other = (make_study(tmp_path / str(n), max_steps=9, capture_steps=n, checkpoint_steps=9) for n in (1, 3))
-    training.fine_tune(often)
+    fine_tune.fine_tune(often)
     assert often.run.steps() == list(range(10)) and often.run.whole_steps() == [0, 2, 4, 6, 8, 9]
-    training.fine_tune(other)
+    fine_tune.fine_tune(other)
     assert other.run.whole_steps() == [0, 3, 6, 9]
     slim, whole = often.run.read_step(3), other.run.read_step(3)
     assert (slim.info["positions"], whole.info["positions"]) == (["summary"], ["summary", "all"])
@@ -177,7 +181,7 @@ def test_a_run_of_many_captures_has_slim_ones_with_the_numbers_of_whole_ones(tmp
 
 def test_a_capture_measures_in_float32_whatever_the_arithmetic_of_training(study):
     config = dataclasses.replace(study.config, precision="bf16", max_steps=1)
-    tuned = training.fine_tune(dataclasses.replace(study, config=config))
+    tuned = fine_tune.fine_tune(dataclasses.replace(study, config=config))
     assert "forward" in vars(tuned)  # the autocast that a capture must not meet
     captured = study.run.read_step(0).arrays
     expected = capture(study.base, study.probe, base=study.base, batch_size=config.capture_batch_size)
@@ -188,23 +192,23 @@ def test_a_capture_measures_in_float32_whatever_the_arithmetic_of_training(study
 @pytest.mark.parametrize("stop", [5, 10])
 def test_an_interrupted_run_that_resumes_ends_as_an_uninterrupted_one(study, tmp_path, monkeypatch, stop):
     """Stopped in the first and in the second epoch, between two checkpoints; weights and captures equal bit for bit."""
-    whole = training.fine_tune(study)
+    whole = fine_tune.fine_tune(study)
     expected = {step: study.run.read_step(step) for step in study.run.steps()}
 
     config = dataclasses.replace(study.config, output_dir=str(tmp_path / "interrupted"))
     second = dataclasses.replace(study, config=config, run=Run(config.output_dir))
 
-    class Stop(training.Progress):
+    class Stop(fine_tune.Progress):
         def on_step_end(self, args, state, control, **_):
             if state.global_step == stop:
                 raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(training, "Progress", Stop)
-        training.fine_tune(second)
+        patch.setattr(fine_tune, "Progress", Stop)
+        fine_tune.fine_tune(second)
     torch.manual_seed(99)  # a resumed process does not start where the old one's random state was
     np.random.seed(99)  # noqa: NPY002 - the global state is what is meant
-    resumed = training.fine_tune(second, resume=True)
+    resumed = fine_tune.fine_tune(second, resume=True)
 
     for (name, one), other in zip(whole.named_parameters(), resumed.parameters(), strict=True):
         assert torch.equal(one, other), name
@@ -217,29 +221,29 @@ def test_an_interrupted_run_that_resumes_ends_as_an_uninterrupted_one(study, tmp
 
 
 def test_a_damaged_checkpoint_is_left_aside(study, caplog):
-    training.fine_tune(study)
+    fine_tune.fine_tune(study)
     newest, older = (study.run.checkpoints / f"checkpoint-{step}" for step in (14, 12))
-    assert training.newest_checkpoint(study.run) == newest
+    assert checkpoints.newest_checkpoint(study.run) == newest
     weights = newest / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
-    assert training.newest_checkpoint(study.run) == older
+    assert checkpoints.newest_checkpoint(study.run) == older
     assert "half-written or damaged" in caplog.text
-    (older / training.CheckpointSeal.NAME).unlink()
-    assert training.newest_checkpoint(study.run) is None
+    (older / checkpoints.CheckpointSeal.NAME).unlink()
+    assert checkpoints.newest_checkpoint(study.run) is None
 
 
 def test_a_seal_names_every_file_of_its_checkpoint(study):
-    training.fine_tune(study)
+    fine_tune.fine_tune(study)
     folder = study.run.checkpoints / "checkpoint-14"
-    sealed = json.loads((folder / training.CheckpointSeal.NAME).read_text())["files"]
+    sealed = json.loads((folder / checkpoints.CheckpointSeal.NAME).read_text())["files"]
     assert {"model.safetensors", "optimizer.pt", "scheduler.pt", "trainer_state.json"} <= set(sealed)
     assert any(name.startswith("rng_state") for name in sealed)
 
 
 def test_gradient_checkpointing_gives_the_same_weights(study, tmp_path):
-    plain = training.fine_tune(study)
+    plain = fine_tune.fine_tune(study)
     other = make_study(tmp_path / "checkpointing", gradient_checkpointing=True)
-    recomputed = training.fine_tune(other)
+    recomputed = fine_tune.fine_tune(other)
     blocks = [[block.gradient_checkpointing for block in model.transformer.h] for model in (plain, recomputed)]
     assert blocks == [[False, False], [True, True]]
     for (name, one), two in zip(plain.named_parameters(), recomputed.parameters(), strict=True):
@@ -247,22 +251,22 @@ def test_gradient_checkpointing_gives_the_same_weights(study, tmp_path):
 
 
 def test_sigterm_leaves_a_checkpoint_from_which_the_run_ends_as_an_uninterrupted_one(study, tmp_path, monkeypatch):
-    whole = training.fine_tune(study)
+    whole = fine_tune.fine_tune(study)
     preempted = make_study(tmp_path / "preempted")
 
-    class Terminated(training.Progress):
+    class Terminated(fine_tune.Progress):
         def on_step_begin(self, args, state, control, **_):
             if state.global_step == 4:  # between two checkpoints, in the middle of a step
                 os.kill(os.getpid(), signal.SIGTERM)
 
     before = signal.getsignal(signal.SIGTERM)
     with monkeypatch.context() as patch, pytest.raises(SystemExit) as stopped:
-        patch.setattr(training, "Progress", Terminated)
-        training.fine_tune(preempted)
+        patch.setattr(fine_tune, "Progress", Terminated)
+        fine_tune.fine_tune(preempted)
     assert stopped.value.code == 143
     assert signal.getsignal(signal.SIGTERM) == before
-    assert training.newest_checkpoint(preempted.run).name == "checkpoint-5"
-    resumed = training.fine_tune(preempted, resume=True)
+    assert checkpoints.newest_checkpoint(preempted.run).name == "checkpoint-5"
+    resumed = fine_tune.fine_tune(preempted, resume=True)
     for (name, one), other in zip(whole.named_parameters(), resumed.parameters(), strict=True):
         assert torch.equal(one, other), name
     assert preempted.run.steps() == study.run.steps()
@@ -271,25 +275,25 @@ def test_sigterm_leaves_a_checkpoint_from_which_the_run_ends_as_an_uninterrupted
 def test_batches_made_ahead_by_workers_train_the_same_and_sigterm_leaves_the_workers_alone(
     study, tmp_path, monkeypatch
 ):
-    whole = training.fine_tune(study)
+    whole = fine_tune.fine_tune(study)
     other = make_study(tmp_path / "workers")
-    plain, seen, others = training.training_arguments, set(), multiprocessing.active_children()
+    plain, seen, others = training_arguments, set(), multiprocessing.active_children()
 
     def with_workers(*arguments):
         made = plain(*arguments)
         made.dataloader_num_workers = 2
         return made
 
-    class Signalled(training.Progress):
+    class Signalled(fine_tune.Progress):
         def on_step_begin(self, args, state, control, **_):
             if state.global_step % 7 == 4:  # in each epoch, when both have begun
                 for worker in set(multiprocessing.active_children()) - set(others):
                     seen.add(worker.pid)
                     os.kill(worker.pid, signal.SIGTERM)
 
-    monkeypatch.setattr(training, "training_arguments", with_workers)
-    monkeypatch.setattr(training, "Progress", Signalled)
-    ahead = training.fine_tune(other)
+    monkeypatch.setattr(fine_tune, "training_arguments", with_workers)
+    monkeypatch.setattr(fine_tune, "Progress", Signalled)
+    ahead = fine_tune.fine_tune(other)
     assert len(seen) == 4  # two an epoch
     for (name, one), two in zip(whole.named_parameters(), ahead.parameters(), strict=True):
         assert torch.equal(one, two), name
@@ -315,9 +319,9 @@ def test_a_run_out_of_memory_says_which_option_helps(tmp_path, monkeypatch, valu
     def full(*_, **__):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(training.SummaryTrainer, "train", full)
+    monkeypatch.setattr(SummaryTrainer, "train", full)
     with pytest.raises(UserError) as error:
-        training.fine_tune(study)
+        fine_tune.fine_tune(study)
     assert advice in str(error.value) and "--resume" in str(error.value)
 
 

@@ -22,7 +22,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from summlens.data import Example
+from summlens.data.tokens import Example
 
 VOCABULARY = 24
 _SHAPE = {"num_hidden_layers": 2, "hidden_size": 24, "intermediate_size": 40, "vocab_size": VOCABULARY}

@@ -4,14 +4,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from summlens.figures import causal, controls, heads, latent, over_time, parts, scores
-from summlens.figures.picture import Picture, save, styled
-from summlens.figures.rundata import Missing, RunData, load
+from summlens.figures import causes, format_and_task, heads, latent, over_time, parts, scores
+from summlens.figures.kit.picture import Picture, save, styled
+from summlens.figures.kit.rundata import Missing, RunData, load
 
 __all__ = ["CATALOGUE", "SECTIONS", "Entry", "Missing", "Picture", "RunData", "load", "save", "styled"]
-
 TRAIN, ANALYSE = "python gpt2_summarization.py", "python analyze_latent_space.py"
-
 SECTIONS = {  # key: (title, what the section is about)
     "summaries": ("Summaries", "Are the summaries better, and than what?"),
     "heads": ("Attention heads", "Which heads look elsewhere after fine-tuning, and by how much?"),
@@ -51,18 +49,18 @@ CATALOGUE = (
         for metric in heads.METRICS
     ),
     Entry("temporal_metrics", "Attention metrics by layer over the steps", "heads", TRAIN, over_time.temporal_metrics),
-    Entry("causal_moved_and_matters", "What moved against what matters", "causes", ANALYSE, causal.moved_and_matters),
-    Entry("causal_ablation", "Ablation by head", "causes", ANALYSE, causal.ablation),
-    Entry("causal_patching", "Cross-model patching by head and layer", "causes", ANALYSE, causal.patching),
-    Entry("causal_circuit", "The smallest set of heads that matters", "causes", ANALYSE, causal.circuit),
-    Entry("causal_noise_floor", "What rises above noise", "causes", ANALYSE, causal.noise_floor),
+    Entry("causal_moved_and_matters", "What moved against what matters", "causes", ANALYSE, causes.moved_and_matters),
+    Entry("causal_ablation", "Ablation by head", "causes", ANALYSE, causes.ablation),
+    Entry("causal_patching", "Cross-model patching by head and layer", "causes", ANALYSE, causes.patching),
+    Entry("causal_circuit", "The smallest set of heads that matters", "causes", ANALYSE, causes.circuit),
+    Entry("causal_noise_floor", "What rises above noise", "causes", ANALYSE, causes.noise_floor),
     *(
         Entry(
             f"controls{suffix}",
             f"Format and task, by the {control} control",
             "causes",
             f"{TRAIN} --resume --control {control} && {ANALYSE}",
-            partial(controls.format_and_task, control=control),
+            partial(format_and_task.format_and_task, control=control),
             folded=bool(suffix),
         )
         for control, suffix in (("shuffled-pairs", ""), ("language-model", "_language_model"))

@@ -3,8 +3,8 @@
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
-from summlens.figures.picture import new_figure
-from summlens.figures.style import ACCENT, CATEGORIES, INK, MUTED, PAPER
+from summlens.figures.kit.picture import new_figure
+from summlens.figures.kit.style import ACCENT, CATEGORIES, INK, MUTED, PAPER
 
 GREEN, ORANGE = CATEGORIES[2], CATEGORIES[1]
 BOXES = {  # key: (x and y of the middle, width, title, lines, colour)

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.colors import Normalize
 
-from summlens.figures.grid import cells, cells_over, grids, rows_of
-from summlens.figures.picture import Picture, chosen_frames, gif, new_figure, settle
-from summlens.figures.rundata import Change, Missing, RunData, change, interval
-from summlens.figures.style import (
+from summlens.figures.kit.grid import cells, cells_over, grids, rows_of
+from summlens.figures.kit.marks import ARTICLES_ONLY, colour_bar, heatmap_height
+from summlens.figures.kit.picture import Picture, chosen_frames, gif, new_figure, settle
+from summlens.figures.kit.rundata import Change, Missing, RunData, change, interval
+from summlens.figures.kit.style import (
     ACCENT,
     DIVERGING,
     INK,
@@ -18,8 +19,6 @@ from summlens.figures.style import (
     sequential_map,
     sequential_norm,
 )
-
-ARTICLES_ONLY = "The interval is over probe articles; it does not cover another training seed."
 
 NOTHING_MOVED = "At the last step no head's attention is known to differ from the base model's."
 
@@ -176,13 +175,9 @@ def _multiplicity(metric: Metric, result: Change) -> str:
     return f"About {expected:.0f} of these heads would leave their interval by chance."
 
 
-def _size(layers: int, rows: int) -> float:
-    return rows * float(np.clip(0.2 * layers + 1.0, 1.9, 4.6))
-
-
 def _draw_divergence(metric: Metric, rows: list) -> object:
     values = [result.fine_tuned for _, result in rows]
-    figure = new_figure(8.0 if len(rows) > 1 else 4.6, _size(len(values[0]), 1) + 0.5)
+    figure = new_figure(8.0 if len(rows) > 1 else 4.6, heatmap_height(len(values[0]), 1) + 0.5)
     panels = figure.subplots(1, len(rows), squeeze=False)[0]
     norm = Normalize(0, max(sequential_norm(*values).vmax, 1e-9))
     for axes, (label, result) in zip(panels, rows, strict=True):
@@ -191,26 +186,26 @@ def _draw_divergence(metric: Metric, rows: list) -> object:
         if result.above_noise is not None and not result.above_noise.all():
             cells_over(axes, np.where(result.above_noise, np.nan, 1.0))
     rows_of(panels)
-    _bar(figure, mesh, panels, f"{metric.key.upper()} ({metric.unit})")
+    colour_bar(figure, mesh, panels, f"{metric.key.upper()} ({metric.unit})")
     return figure
 
 
 def _draw_change(metric: Metric, rows: list, differs: np.ndarray) -> object:
     layers, _ = rows[0][1].change.shape
-    figure = new_figure(9.2, _size(layers, len(rows)) + 0.4)
+    figure = new_figure(9.2, heatmap_height(layers, len(rows)) + 0.4)
     grid = figure.subplots(len(rows), 3, squeeze=False)
     for panels, (label, result) in zip(grid, rows, strict=True):
         norm = sequential_norm(result.base, result.fine_tuned)
         for axes, values, title in zip(panels, (result.base, result.fine_tuned), ("Base", "Fine-tuned"), strict=False):
             mesh = cells(axes, values, cmap=sequential_map(), norm=norm)
             axes.set_title(title if len(rows) == 1 else f"{title}, {label}")
-        _bar(figure, mesh, panels[:2], metric.unit)
+        colour_bar(figure, mesh, panels[:2], metric.unit)
         mesh = cells(panels[2], result.change, cmap=DIVERGING, norm=diverging_norm(result.change))
         panels[2].set_title("Change")
         uncertain = np.where(result.uncertain, 1.0, np.nan)
         if np.isfinite(uncertain).any():
             cells_over(panels[2], uncertain)
-        _bar(figure, mesh, panels[2], f"change ({metric.unit})")
+        colour_bar(figure, mesh, panels[2], f"change ({metric.unit})")
         if len(rows) > 1:
             y, x = np.nonzero(differs)
             panels[2].scatter(x, y, s=16, facecolors="none", edgecolors=INK, linewidths=0.9)
@@ -218,15 +213,6 @@ def _draw_change(metric: Metric, rows: list, differs: np.ndarray) -> object:
     for axes in grid[-1]:
         axes.set_xlabel("head")
     return figure
-
-
-def _bar(figure, mesh, axes, label: str) -> None:
-    bar = figure.colorbar(mesh, ax=axes, label=label, aspect=28, pad=0.02)
-    bar.outline.set_visible(False)
-    bar.ax.tick_params(length=2)
-
-
-# --- over the steps
 
 
 def _evolution(data: RunData) -> tuple[np.ndarray, np.ndarray]:
@@ -243,15 +229,15 @@ def evolution(data: RunData) -> Picture:
     kl, entropy = _evolution(data)
     layers, heads = data.shape
     chosen = chosen_frames(len(data.steps))
-    figure = new_figure(7.6, _size(layers, 1) + 0.9)
+    figure = new_figure(7.6, heatmap_height(layers, 1) + 0.9)
     left, right = figure.subplots(1, 2)
     mesh_kl = cells(left, kl[-1], cmap=sequential_map(), norm=Normalize(0, max(sequential_norm(kl).vmax, 1e-9)))
     mesh_entropy = cells(right, entropy[-1], cmap=DIVERGING, norm=diverging_norm(entropy))
     rows_of([left, right])
     left.set(title="KL divergence from base", xlabel="head")
     right.set(title="Change in normalized entropy", xlabel="head")
-    _bar(figure, mesh_kl, left, "bits")
-    _bar(figure, mesh_entropy, right, "change (0 to 1)")
+    colour_bar(figure, mesh_kl, left, "bits")
+    colour_bar(figure, mesh_entropy, right, "change (0 to 1)")
     counter = figure.suptitle(f"step {data.steps[-1]:>6}", x=0.02, ha="left", fontsize=10, color=ACCENT)
     frames = _frames(figure, [mesh_kl, mesh_entropy], [kl, entropy], counter, data.steps, chosen)
     skipped = "" if len(chosen) == len(data.steps) else f" ({len(chosen)} of {len(data.steps)} captures)"
@@ -358,9 +344,6 @@ def slider(data: RunData) -> Picture:
 def _json(values: np.ndarray) -> list:
     """Nested lists with None for NaN, as plotly draws a gap."""
     return [[None if not np.isfinite(value) else float(value) for value in row] for row in values]
-
-
-# --- the table
 
 
 @dataclass(frozen=True)

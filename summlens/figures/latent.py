@@ -3,12 +3,11 @@
 import numpy as np
 from matplotlib.colors import Normalize
 
-from summlens.figures.grid import draw_matrix
-from summlens.figures.heads import ARTICLES_ONLY
-from summlens.figures.over_time import BAND_RESAMPLES, chosen_layers, line
-from summlens.figures.picture import Picture, gif, new_figure
-from summlens.figures.rundata import Missing, RunData, floors_in_words, interval, layers_above_noise, listed
-from summlens.figures.style import (
+from summlens.figures.kit.grid import draw_matrix
+from summlens.figures.kit.marks import ARTICLES_ONLY, BAND_RESAMPLES, chosen_layers, line
+from summlens.figures.kit.picture import Picture, gif, new_figure
+from summlens.figures.kit.rundata import Missing, RunData, floors_in_words, interval, layers_above_noise, listed
+from summlens.figures.kit.style import (
     ACCENT,
     BASE,
     MUTED,

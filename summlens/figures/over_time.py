@@ -1,18 +1,14 @@
 """Training seen from outside (losses, learning rate, gradients) and inside (layer means of the metrics) over steps."""
 
 import numpy as np
-from matplotlib.ticker import MaxNLocator
 
-from summlens.figures.heads import ARTICLES_ONLY, BY_KEY
-from summlens.figures.picture import Picture, new_figure
-from summlens.figures.rundata import Missing, RunData, interval
-from summlens.figures.style import ACCENT, BASE, CATEGORIES, MUTED, depth_colors
+from summlens.figures.heads import BY_KEY
+from summlens.figures.kit.marks import ARTICLES_ONLY, BAND_RESAMPLES, chosen_layers, line
+from summlens.figures.kit.picture import Picture, new_figure
+from summlens.figures.kit.rundata import Missing, RunData, interval
+from summlens.figures.kit.style import ACCENT, BASE, CATEGORIES, MUTED, depth_colors
 
-BAND_RESAMPLES = 300  # bands are drawn a pixel or two wide: more resamples would not be seen
-MOST_LINES = 6
 TEMPORAL = ("kl", "normalized_entropy", "sparsity", "copy_score", "first_token_share", "head_output_norm")
-
-
 LOGGED = {"loss": "training", "eval_loss": "validation"}
 
 
@@ -59,25 +55,6 @@ def _from_to(what: str, values) -> str:
         return ""
     verb = "fell" if known[-1] < known[0] else "rose" if known[-1] > known[0] else "stayed"
     return f"{what} {verb} from {known[0]:.2f} to {known[-1]:.2f}" if verb != "stayed" else f"{what} stayed"
-
-
-def line(axes, steps, values, color, label, band=None) -> None:
-    """A line over the steps that have a value, with dots while they are few, and its band."""
-    steps, values = np.asarray(steps), np.asarray(values, float)
-    known = np.isfinite(values)
-    marker = "o" if known.sum() <= 20 else None
-    axes.plot(steps[known], values[known], color=color, label=label, marker=marker, markersize=3)
-    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
-    if known.sum() == 1:  # one step or one layer: its number, not fractions of it
-        axes.set_xlim(steps[known][0] - 0.5, steps[known][0] + 0.5)
-    if band is not None:
-        low, high = band
-        axes.fill_between(steps[known], low[known], high[known], color=color, alpha=0.18, linewidth=0)
-
-
-def chosen_layers(count: int, most: int = MOST_LINES) -> list[int]:
-    """At most `most` layers spread evenly, the first and the last among them."""
-    return sorted({round(layer) for layer in np.linspace(0, count - 1, min(count, most))})
 
 
 def temporal_metrics(data: RunData) -> Picture:

@@ -4,12 +4,11 @@ import re
 
 import numpy as np
 
-from summlens.figures.grid import cells, draw_matrix, rows_of
-from summlens.figures.heads import ARTICLES_ONLY
-from summlens.figures.over_time import BAND_RESAMPLES, chosen_layers, line
-from summlens.figures.picture import Picture, new_figure
-from summlens.figures.rundata import Missing, RunData, interval, neuron_change, neuron_changes
-from summlens.figures.style import (
+from summlens.figures.kit.grid import cells, draw_matrix, rows_of
+from summlens.figures.kit.marks import ARTICLES_ONLY, BAND_RESAMPLES, chosen_layers, line
+from summlens.figures.kit.picture import Picture, new_figure
+from summlens.figures.kit.rundata import Missing, RunData, interval, neuron_change, neuron_changes
+from summlens.figures.kit.style import (
     ACCENT,
     BASE,
     CATEGORIES,
@@ -27,9 +26,7 @@ SITES = {
     "mlp_output": "MLP output",
     "mlp_hidden": "MLP hidden",
 }
-
 PROSE = {site: name[0].lower() + name[1:] if name[1].islower() else name for site, name in SITES.items()}
-
 STATISTICS = {
     "mean": "mean",
     "max": "maximum",

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from summlens.config import CONTROLS, SEED
-from summlens.figures.picture import Picture, new_figure
-from summlens.figures.rundata import Missing, RunData
-from summlens.figures.style import ACCENT, BASE, CATEGORIES, MUTED
+from summlens.core.config import CONTROLS, SEED
+from summlens.figures.kit.picture import Picture, new_figure
+from summlens.figures.kit.rundata import Missing, RunData
+from summlens.figures.kit.style import ACCENT, BASE, CATEGORIES, MUTED
 
 SCORES = {
     "rouge1": ("ROUGE-1", "F1 × 100"),

@@ -18,6 +18,8 @@ Schijndel (2021), "All bark and no bite" (why standardised features).
 import numpy as np
 from scipy.stats import rankdata
 
+from summlens.stats.intervals import bootstrap_counts
+
 _CHUNK = 1 << 22  # weights held at a time in a bootstrap (32 MiB as float64)
 _ROUNDING = 1e-12  # a spread below this share of the mean is rounding: the values are constant
 
@@ -249,12 +251,6 @@ def _quadruple_mass(weights):
 
 def _cka(cross, own_x, own_y):
     return cross / np.sqrt(_positive(own_x) * _positive(own_y))
-
-
-def bootstrap_counts(articles, resamples, seed):
-    """How often each article is drawn, with replacement, in each bootstrap sample: (resamples, A)."""
-    generator = np.random.default_rng(seed)
-    return generator.multinomial(articles, np.full(articles, 1 / articles), size=resamples).astype(np.float64)
 
 
 def _interval(values, drawn, confidence):

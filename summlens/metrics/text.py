@@ -32,13 +32,11 @@ from collections import Counter
 from functools import lru_cache, partial
 from pathlib import Path
 
-from summlens.errors import UserError
+from summlens.core.errors import UserError
 
 ROUGE_RECIPES = ("rouge_score", "1.5.5")
-
 _ROUGE = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 _NGRAMS = {"novel_unigrams": 1, "novel_bigrams": 2, "novel_trigrams": 3}
-
 # fmt: off
 _ABBREVIATIONS = {
     "mr", "mrs", "ms", "dr", "prof", "rev", "fr", "hon", "gov", "sen", "rep", "pres", "gen", "col", "lt", "maj", "capt",
@@ -59,9 +57,7 @@ _NUMBER_WORDS = {
     "nine": "9", "ten": "10", "eleven": "11", "twelve": "12",
 }
 # fmt: on
-
 _WORTH_SHARING = 2000  # articles: a process needs some seconds to start
-
 _WORD = re.compile(r"\w+(?:[-'’.,&]\w+)*")
 _POSSESSIVE = re.compile(r"['’]s\b")
 _NUMBER = re.compile(r"(?<!\w)\d+(?:[.,]\d+)*")
@@ -152,9 +148,6 @@ def score_all(
     return {name: [row[name] for row in rows] for name in rows[0]} if rows else {}
 
 
-# Extractive baselines ------------------------------------------------------------------------------------------------
-
-
 def extractive_baselines(
     ids: list[str], articles: list[str], references: list[str], seed: int = 0, processes: int | None = None
 ) -> dict[str, list[str]]:
@@ -223,9 +216,6 @@ def greedy_oracle(article: list[str], reference: list[str]) -> list[str]:
             have[n].update(matching[n])
             sizes[n] += added[n]
     return [article[index] for index in sorted(chosen)]
-
-
-# Pieces --------------------------------------------------------------------------------------------------------------
 
 
 class _Porter:

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from summlens.figures import causal, controls
+from summlens.figures import causes, format_and_task
 from summlens.figures.heads import BY_KEY
-from summlens.figures.rundata import Missing, RunData, change, floors_in_words, layers_above_noise, listed, percent
+from summlens.figures.kit.rundata import Missing, RunData, change, floors_in_words, layers_above_noise, listed, percent
 from summlens.figures.scores import comparison, label, main_score, verdict
 
 NEGLIGIBLE_BITS = 1e-6  # float32 rounding in a divergence of identical rows
@@ -116,7 +116,7 @@ def _noise(data: RunData) -> str:
     named.append(f"{neurons['flagged']:,} of {neurons['of']:,} neurons in mean activation")
     text = f"Beyond what {against} would do, with false-discovery control, there is change in {listed(named)}"
     if "movement" in (data.controls or {}).get("controls", {}).get("shuffled-pairs", {}):
-        moved = controls.movement(data, "shuffled-pairs")
+        moved = format_and_task.movement(data, "shuffled-pairs")
         text += f"; a control that could learn the format alone moved attention {moved} as far"
     return f"{text}." if "seed" in floor["floors"] else f"{text}; another training seed was not tried."
 
@@ -155,28 +155,28 @@ def _no_better(data: RunData) -> str:
 
 
 def _estimated(data: RunData) -> str:
-    table = causal.part(data, "attribution_patching", "noising", "heads")
-    layer, head = causal.strongest(table, "share")
+    table = causes.part(data, "attribution_patching", "noising", "heads")
+    layer, head = causes.strongest(table, "share")
     return (
         f"By a gradient estimate of patching, base's output of head {layer}.{head} costs fine-tuned most, "
-        f"{causal.quoted(table, 'share', (layer, head), 100, 1)} % of its gain; no cause was tested by intervention."
+        f"{causes.quoted(table, 'share', (layer, head), 100, 1)} % of its gain; no cause was tested by intervention."
     )
 
 
 def _important(data: RunData) -> str:
-    patched = causal.part(data, "patching", "noising", "heads")
-    total, named = causal.numbers(patched, "share").size, int(np.sum(patched["flag"]))
+    patched = causes.part(data, "patching", "noising", "heads")
+    total, named = causes.numbers(patched, "share").size, int(np.sum(patched["flag"]))
     if not named:
         return f"None of the {total} heads alone carries any of the gain beyond chance when base's output is put back"
-    place = causal.strongest(patched, "share")
-    if causal.numbers(patched, "share")[place] <= 0:
+    place = causes.strongest(patched, "share")
+    if causes.numbers(patched, "share")[place] <= 0:
         return (
             f"None of the {total} heads alone carries any of the gain beyond chance when base's output is put back, "
             f"and {named} {'holds' if named == 1 else 'hold'} it back"
         )
     return (
         f"Of what fine-tuning gained in loss on the reference summaries, head {place[0]}.{place[1]} alone carries more "
-        f"than any other: with base's output in its place {causal.quoted(patched, 'share', place, 100, 1)} % is lost "
+        f"than any other: with base's output in its place {causes.quoted(patched, 'share', place, 100, 1)} % is lost "
         f"({named} of {total} heads change it beyond chance)"
     )
 
@@ -184,8 +184,8 @@ def _important(data: RunData) -> str:
 def _ranked(data: RunData) -> str:
     if "moved_and_matters" not in data.causal:
         return ""
-    moved = next((name for name in causal.MOVED if name in data.causal["moved_and_matters"]["moved"]), None)
-    return causal.verdict(causal.correlation(data, moved, "noising"), causal.MOVED[moved][0]) if moved else ""
+    moved = next((name for name in causes.MOVED if name in data.causal["moved_and_matters"]["moved"]), None)
+    return causes.verdict(causes.correlation(data, moved, "noising"), causes.MOVED[moved][0]) if moved else ""
 
 
 def _format_alone(data: RunData) -> str:
@@ -215,24 +215,24 @@ def _width(data: RunData) -> str:
 
 
 def _split(data: RunData) -> str:
-    control = controls.named(data)
+    control = format_and_task.named(data)
     try:
-        return controls.finding(data, control) if control else ""
+        return format_and_task.finding(data, control) if control else ""
     except (KeyError, Missing):
         return ""
 
 
 def _ablated(data: RunData) -> str:
     try:
-        ablated = causal.part(data, "ablation", "mean", "fine_tuned", "heads")
+        ablated = causes.part(data, "ablation", "mean", "fine_tuned", "heads")
     except Missing:
         return ""
     if not np.any(ablated["flag"]):
         return "No single head of the fine-tuned model matters beyond chance when it is ablated."
-    place = causal.strongest(ablated, "mean")
+    place = causes.strongest(ablated, "mean")
     return (
         f"The fine-tuned model depends most on head {place[0]}.{place[1]}: without it the loss on the reference "
-        f"summary rises by {causal.quoted(ablated, 'mean', place)} nats a token."
+        f"summary rises by {causes.quoted(ablated, 'mean', place)} nats a token."
     )
 
 
@@ -253,8 +253,8 @@ def _circuit(data: RunData) -> str:
     if found["random"]["p_value"] > 0.05:
         return f"{text}, no more than random sets of that size do by chance ({median:.0f} % at the median)."
     chosen = []
-    for name in (name for name in causal.MOVED if name in found["by_metric"]):
+    for name in (name for name in causes.MOVED if name in found["by_metric"]):
         row = found["by_metric"][name]
         doubt = " (no better than random)" if row["p_value"] > 0.05 else ""
-        chosen.append(f"{100 * row['share']:.0f} % chosen by {causal.CHOOSERS[name]}{doubt}")
+        chosen.append(f"{100 * row['share']:.0f} % chosen by {causes.CHOOSERS[name]}{doubt}")
     return f"{text}; as many heads recover {listed([f'{median:.0f} % chosen at random', *chosen])}."

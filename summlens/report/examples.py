@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from markupsafe import Markup, escape
 
-from summlens.figures.rundata import Missing, RunData
+from summlens.figures.kit.rundata import Missing, RunData
 from summlens.figures.scores import label, main_score, title
 
 WORD = re.compile(r"\w+(?:['’]\w+)?")

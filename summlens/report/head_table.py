@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from summlens.figures import causal, controls
+from summlens.figures import causes, format_and_task
 from summlens.figures.heads import BY_KEY, METRICS, HeadRow
-from summlens.figures.rundata import Missing, RunData
+from summlens.figures.kit.rundata import Missing, RunData
 
 COLUMNS = ("kl", "js", "normalized_entropy", "sparsity", "copy_score", "first_token_share", "head_output_norm")
 CAUSES = (  # path in causal.json, name, unit, key, factor, digits
@@ -47,10 +47,10 @@ def _causes(data: RunData, place: tuple[int, int]) -> list[dict]:
     rows = []
     for path, name, unit, key, factor, digits in CAUSES:
         try:
-            table = causal.part(data, *path, "heads")
+            table = causes.part(data, *path, "heads")
         except Missing:
             continue
-        values = (factor * causal.numbers(table, one)[place] for one in (key, "low", "high"))
+        values = (factor * causes.numbers(table, one)[place] for one in (key, "low", "high"))
         rows.append(_row(name, unit, digits, values, table["flag"][place[0]][place[1]]))
     return rows
 
@@ -58,10 +58,10 @@ def _causes(data: RunData, place: tuple[int, int]) -> list[dict]:
 def _controls(data: RunData, place: tuple[int, int]) -> list[dict]:
     """Format and task of the head's change; task is bold where the false-discovery control names it."""
     rows = []
-    for control in controls.CONTROLS:
-        for key in controls.SHOWN:
+    for control in format_and_task.CONTROLS:
+        for key in format_and_task.SHOWN:
             try:
-                parts = controls.split(data, control, key)
+                parts = format_and_task.split(data, control, key)
             except Missing:
                 continue
             metric = BY_KEY[key]

@@ -9,8 +9,8 @@ from summlens import figures
 from summlens.artifacts import write_atomically
 from summlens.figures import heads
 from summlens.figures.framework import framework
-from summlens.figures.picture import render, settle
-from summlens.figures.rundata import RunData
+from summlens.figures.kit.picture import render, settle
+from summlens.figures.kit.rundata import RunData
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 SCREEN = "1200,1500"

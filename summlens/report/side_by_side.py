@@ -4,10 +4,11 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from summlens import __version__, figures, report
+from summlens import __version__, figures
 from summlens.artifacts import write_atomically
-from summlens.figures import compare
-from summlens.figures.rundata import Missing, RunData
+from summlens.figures import two_runs
+from summlens.figures.kit.rundata import Missing, RunData
+from summlens.report.page import HERE, facts, figure, templates
 
 NAME = "comparison"
 
@@ -16,20 +17,20 @@ def write(a: RunData, b: RunData, folder: Path, formats: tuple[str, ...]) -> tup
     """Draw both runs into `folder`. Returns the files written and what could not be compared, with its reason."""
     pictures, missing, files = [], [], []
     with figures.styled():
-        for draw in compare.DRAWN:
+        for draw in two_runs.DRAWN:
             try:
                 picture = draw(a, b)
             except Missing as reason:
                 missing.append((draw.__name__, str(reason)))
                 continue
             files += figures.save(picture, folder, formats)
-            pictures.append(report.figure(picture))
+            pictures.append(figure(picture))
     page = (
-        report.templates(set())
+        templates(set())
         .get_template("side_by_side.html.j2")
         .render(
-            css=Markup((report.HERE / "style.css").read_text()),
-            runs=[("A", a.run.root.resolve().name, report.facts(a)), ("B", b.run.root.resolve().name, report.facts(b))],
+            css=Markup((HERE / "style.css").read_text()),
+            runs=[("A", a.run.root.resolve().name, facts(a)), ("B", b.run.root.resolve().name, facts(b))],
             figures=pictures,
             missing=missing,
             problems=[f"{name}: {problem}" for name, data in (("A", a), ("B", b)) for problem in data.problems],
