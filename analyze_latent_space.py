@@ -8,12 +8,11 @@ run has a control fine-tune), and for the report's head explorer attention_maps.
 """
 
 import argparse
-import contextlib
 import time
 
-from summlens.artifacts import Run
-from summlens.core.config import PROJECT, Config
-from summlens.core.errors import UserError, one_line_errors
+from summlens.artifacts import ATTENTION_MAPS, RECORD, Run
+from summlens.core.config import PROJECT
+from summlens.core.errors import one_line_errors
 
 
 def parse() -> argparse.Namespace:
@@ -68,33 +67,20 @@ def parse() -> argparse.Namespace:
     return options
 
 
-def fine_tuned_of(run: Run) -> str:
-    if not run.model_outputs.is_dir():
-        raise UserError(f"{run.model_outputs} is not there: finish the training, or give --model or --no-models")
-    return str(run.model_outputs)
-
-
-def models_of(options: argparse.Namespace, run: Run, described: dict) -> tuple[str, str]:
-    """Base and fine-tuned, by name or directory: those asked for, else those of the run."""
-    base = Config().resolve(options.base or described["config"]["model"])
-    return base, Config().resolve(options.model) if options.model else fine_tuned_of(run)
-
-
-def dump_tensors(options: argparse.Namespace, run: Run, described: dict, examples: list) -> list:
+def dump_tensors(options: argparse.Namespace, material) -> list:
     from summlens.analysis import dump
 
-    names = dump.models_of(run, Config().resolve(described["config"]["model"]), options.dump_steps)
-    folder = options.dump_tensors or run.root / "tensors"
-    return dump.dump_models(names, examples, options.dump_articles, folder, dump.parse_layers(options.dump_layers))
+    models = dump.models_of(material.run, material.tokens_of, options.dump_steps)
+    folder, layers = options.dump_tensors or material.run.root / "tensors", dump.parse_layers(options.dump_layers)
+    return dump.dump_models(models, material.examples, options.dump_articles, folder, layers)
 
 
-@contextlib.contextmanager
-def optional(what: str, left_out: dict):
-    """A part without which the rest still stands: where it cannot be made, its reason is noted and said at the end."""
-    try:
-        yield
-    except UserError as reason:
-        left_out[what] = str(reason)
+def explore(options: argparse.Namespace, material) -> list:
+    """The attention maps alone, made anew with the heads that are asked for."""
+    from summlens.analysis import attention_maps
+
+    asked = [attention_maps.parse_head(text) for text in options.explore]
+    return material.run.write_analysis(ATTENTION_MAPS, *attention_maps.of_material(material, asked))
 
 
 if __name__ == "__main__":
@@ -102,65 +88,31 @@ if __name__ == "__main__":
     options = parse()
     with one_line_errors():
         run = Run(options.output_dir)
-        described = run.read_json("run.json")
+        run.read_json(RECORD)  # without it there is nothing to analyse
 
         # Only now what takes seconds to import: --help and a missing run are answered at once.
-        from summlens.analysis import attention_maps, controls, probe
-        from summlens.analysis.causal import causal_tests
-        from summlens.analysis.representations import latent_space, layer_floors, represent
+        from summlens import analysis
         from summlens.core import console
 
         console.start_logging()
-        examples = probe.probe_examples(described)
-        own_models = not (options.base or options.model or options.no_models)
-        written, left_out = [], {}
-
+        # Tensors may be dumped from checkpoints while the run goes on: no final model is needed then.
+        material = analysis.Material.of(
+            run,
+            options.base,
+            options.model,
+            no_models=options.no_models or options.dump_tensors is not None,
+            standardized=not options.raw,
+            causal=options.causal,
+            seed=options.seed,
+        )
+        left_out = {}
         if options.dump_tensors is not None:
-            written += dump_tensors(options, run, described, examples)
+            written = dump_tensors(options, material)
         elif options.explore:
-            asked = [attention_maps.parse_head(text) for text in options.explore]
-            written += attention_maps.write(run, models_of(options, run, described), examples, asked)
+            written = explore(options, material)
         else:
-            # The captured steps lead from the run's base to its fine-tuned model: with other models they have no part.
-            steps = {} if options.base or options.model else represent.saved_vectors(run, len(examples))
-            if options.no_models:
-                names = ("step 0 (saved vectors)", "last step (saved vectors)")
-                base, fine_tuned = represent.ends(steps)
-            else:
-                names = models_of(options, run, described)
-                tokens_of = Config().resolve(described["config"]["model"])
-                base, fine_tuned = represent.represent_pair(
-                    *names, examples, tokens_of=tokens_of, any_shape=options.causal == "off"
-                )
-            floors = layer_floors.measure(
-                base, fine_tuned, examples, None if options.no_models else names[0], run if steps else None
-            )
-            info, arrays = latent_space.analyze(base, fine_tuned, steps, not options.raw, options.seed, floors=floors)
-            written.append(run.write_arrays("latent_space.npz", arrays))
-            written.append(run.write_json("latent_space.json", {"base": names[0], "fine_tuned": names[1], **info}))
-            left_out |= info["left_out"]
-            print("\n".join(latent_space.headlines(info)))
-
-            if not options.no_models and options.causal != "off":
-                with optional("causal tests", left_out):
-                    own = run if own_models else None
-                    info, arrays = causal_tests.test_pair(*names, examples, own, options.causal, options.seed)
-                    written.append(run.write_arrays("causal.npz", arrays))
-                    written.append(run.write_json("causal.json", info))
-                    left_out |= info["left_out"]
-                    print("\n".join(causal_tests.headlines(info)))
-
-            if not (options.base or options.model):
-                with optional("format and task", left_out):
-                    info, arrays = controls.split(run, options.seed)
-                    written.append(run.write_arrays("controls.npz", arrays))
-                    written.append(run.write_json("controls.json", info))
-                    left_out |= info["left_out"]
-                    print("\n".join(controls.headlines(info)))
-
-            if own_models and not options.no_explorer:
-                with optional("attention maps of the head explorer", left_out):
-                    written += attention_maps.write(run, names, examples)
+            done = analysis.analyze(material, without=(ATTENTION_MAPS,) if options.no_explorer else ())
+            written, left_out = done.written, done.left_out
 
         for name, reason in left_out.items():
             print(f"left out: {name}: {reason}")

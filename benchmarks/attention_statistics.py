@@ -33,9 +33,10 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from summlens.metrics.attention import Projected, Tokens, attention_statistics, metric_names
+from summlens.metrics.attention import Projected, Tokens, attention_statistics
 from summlens.model.architecture import architecture
 from summlens.model.observing import observed_attention
+from summlens.names import attention_forms
 
 LAYERS, HEADS, WIDTH = 12, 12, 64
 
@@ -239,7 +240,7 @@ def compare(options: argparse.Namespace, models: int) -> dict:
     for one, way in zip((theirs, ours), ways.values(), strict=True):
         one["bytes"] = measure(way, options.tokens, models, options.threads, tight=True)["bytes"]
     expected, got = (several[0]["numbers"] for several in runs.values())
-    assert set(expected) == set(got) == {f"{n}/{w}" for n in metric_names(models == 2) for w in ("summary", "all")}
+    assert set(expected) == set(got) == {f"{n}/{w}" for n in attention_forms(models == 2) for w in ("summary", "all")}
     worst = max(abs(got[name] - value) / max(abs(value), 1e-3) for name, value in expected.items())
     print(f"{options.tokens} tokens, {LAYERS} x {HEADS} heads, models: {models}")
     for name, one in zip(runs, (theirs, ours), strict=True):

@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from summlens.artifacts import MOST_WHOLE  # noqa: E402
 from summlens.capture import capture, weight_change  # noqa: E402
 from summlens.data.tokens import Example  # noqa: E402
-from summlens.metrics.attention import POSITIONS  # noqa: E402
+from summlens.names import POSITIONS  # noqa: E402
 
 ARTICLES, EPOCHS, BATCH, CAPTURE_STEPS, PROBE, WINDOW, CAPTURE_BATCH = 287_113, 3, 16, 200, 32, 1024, 4
 SUMMARY = 70  # tokens

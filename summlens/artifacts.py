@@ -62,7 +62,10 @@ import numpy as np
 from summlens.core.errors import UserError
 
 SCHEMA_VERSION = 1
-_NEWER = {"causal.json": 2}  # files whose format changed since version 1 of them all
+# The files of a run in interpretability_metrics/, and the stems of those that are a JSON and its arrays.
+RECORD, EVALUATION, PREDICTIONS = "run.json", "evaluation.json", "predictions.jsonl"
+LATENT_SPACE, CAUSAL, CONTROL_SPLIT, ATTENTION_MAPS = "latent_space", "causal", "controls", "attention_maps"
+_NEWER = {f"{CAUSAL}.json": 2}  # files whose format changed since version 1 of them all
 MOST_WHOLE = 8  # whole captures of a run, both ends included
 SLIM_BITS = 10  # of a slim capture's significands, beside the leading one that is never stored
 _MEND = "delete it and run the script that writes it again"
@@ -98,8 +101,8 @@ class Run:
 
     def companions(self) -> list[str]:
         """The names of the companions whose training is finished, sorted."""
-        begun = (path.parent.name for path in self.metrics.glob("companions/*/run.json"))
-        return sorted(name for name in begun if self.companion(name).read_json("run.json").get("state") == "trained")
+        begun = (path.parent.name for path in self.metrics.glob(f"companions/*/{RECORD}"))
+        return sorted(name for name in begun if self.companion(name).read_json(RECORD).get("state") == "trained")
 
     def write_json(self, name: str, payload: dict) -> Path:
         """Write `payload` as interpretability_metrics/`name`, with the schema version; NaN and infinity become null."""
@@ -143,6 +146,18 @@ class Run:
         except (ValueError, zipfile.BadZipFile, OSError, EOFError, KeyError):
             raise UserError(f"{path} is damaged (not a whole .npz): {_MEND}") from None
 
+    def step_arrays(self, step: int) -> Path:
+        """Where the arrays of a captured step are."""
+        return self.metrics / f"{_step(step)}.npz"
+
+    def has_model(self) -> bool:
+        """Whether the final model is there."""
+        return (self.model_outputs / "config.json").is_file()
+
+    def write_analysis(self, stem: str, info: dict, arrays: dict[str, np.ndarray]) -> list[Path]:
+        """Write an analysis' arrays and then its JSON, `stem`.npz and .json: where the JSON is, the arrays are."""
+        return [self.write_arrays(f"{stem}.npz", arrays), self.write_json(f"{stem}.json", info)]
+
     def has(self, name: str) -> bool:
         return (self.metrics / name).is_file()
 
@@ -152,8 +167,8 @@ class Run:
         if not info.get("whole", True):
             arrays = {key: _rounded(array) for key, array in arrays.items() if _in_slim(key)}
             compression = zipfile.ZIP_BZIP2  # of rounded numbers a quarter smaller
-        self.write_arrays(f"step_{step:06d}.npz", arrays, compression)
-        self.write_json(f"step_{step:06d}.json", {"step": step, **info})
+        self.write_arrays(f"{_step(step)}.npz", arrays, compression)
+        self.write_json(f"{_step(step)}.json", {"step": step, **info})
 
     def steps(self) -> list[int]:
         """The captured steps, ascending."""
@@ -162,31 +177,35 @@ class Run:
 
     def whole_steps(self) -> list[int]:
         """The steps whose capture is whole, ascending."""
-        return [step for step in self.steps() if self.read_json(f"step_{step:06d}.json").get("whole", True)]
+        return [step for step in self.steps() if self.read_json(f"{_step(step)}.json").get("whole", True)]
 
     def read_step(self, step: int) -> Step:
-        name = f"step_{step:06d}"
-        return Step(step, self.read_json(f"{name}.json"), self.read_arrays(f"{name}.npz"))
+        return Step(step, self.read_json(f"{_step(step)}.json"), self.read_arrays(f"{_step(step)}.npz"))
 
     def delete_steps_after(self, step: int) -> None:
         """Forget captures beyond `step`: a run that resumes from there will make them again."""
         for later in self.steps():
             if later > step:
                 for suffix in (".json", ".npz"):  # the JSON first: without it the step does not exist
-                    (self.metrics / f"step_{later:06d}{suffix}").unlink(missing_ok=True)
+                    (self.metrics / f"{_step(later)}{suffix}").unlink(missing_ok=True)
 
     def write_predictions(self, rows: Iterable[dict]) -> Path:
         lines = (json.dumps(_finite(row), ensure_ascii=False) + "\n" for row in rows)
-        return write_atomically(self.metrics / "predictions.jsonl", "".join(lines).encode())
+        return write_atomically(self.metrics / PREDICTIONS, "".join(lines).encode())
 
     def read_predictions(self) -> Iterator[dict]:
-        path = self.metrics / "predictions.jsonl"
+        path = self.metrics / PREDICTIONS
         for number, line in enumerate(_read(path).split(b"\n"), start=1):
             if line:
                 try:
                     yield json.loads(line)
                 except ValueError:
                     raise UserError(f"{path} is damaged at line {number}: {_MEND}") from None
+
+
+def _step(step: int) -> str:
+    """The stem of a captured step's two files."""
+    return f"step_{step:06d}"
 
 
 def is_whole(step: int, every: int, last: int) -> bool:

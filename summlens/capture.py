@@ -13,15 +13,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from summlens import names
 from summlens.core.errors import UserError
 from summlens.data.tokens import Example
 from summlens.metrics import activations, weights
-from summlens.metrics.attention import POSITIONS, Projected, Tokens, attention_statistics, metric_names
+from summlens.metrics.attention import Projected, Tokens, attention_statistics
 from summlens.model import loading
-from summlens.model.architecture import SITES, Architecture, architecture, check_one_shape
+from summlens.model.architecture import Architecture, architecture, check_one_shape
 from summlens.model.observing import evaluating, observed_attention, observed_sites
 
-__all__ = ["SITES", "Architecture", "architecture", "capture", "gradient_norms", "weight_change"]
+__all__ = ["Architecture", "architecture", "capture", "gradient_norms", "weight_change"]
+
+
+_SITES = {site.key: site for site in names.SITES}
 
 
 @dataclass(frozen=True)
@@ -48,11 +52,11 @@ def capture(
     batch_size: int = 8,
     pad_id: int = 0,
     padding_side: str = "right",
-    positions: Sequence[str] = POSITIONS,
+    positions: Sequence[str] = names.POSITIONS,
 ) -> dict[str, np.ndarray]:
     """Every per-example, per-layer and per-head number of `model` on `examples`, as float32 arrays by name.
 
-    Names, shapes and units: `summlens.artifacts` (step_NNNNNN.npz) and `summlens.metrics.attention.METRICS`. With
+    Names, shapes and units: `summlens.artifacts` (step_NNNNNN.npz) and `summlens.names`. With
     `base` also attention kl and js of the model against it. Rows are in the order of `examples`; they are batched by
     length, and padding (with `pad_id`, on `padding_side`) changes no number. How far the weights moved needs no
     example: `weight_change`.
@@ -108,13 +112,13 @@ def weight_change(model: nn.Module, base: nn.Module) -> tuple[dict[str, dict], d
     for (name, layer, weight), (_, _, before) in zip(found.matrices(), other.matrices(), strict=True):
         absolute, relative = weights.change(weight, before)
         matrices[name] = {"layer": layer, "absolute": float(absolute), "relative": float(relative)}
-    rows = {f"weights_by_head/{part}/{of}": [] for part in "qkvo" for of in ("absolute", "relative")}
+    rows = {names.head_weights(part, of): [] for part in names.PROJECTIONS for of in ("absolute", "relative")}
     for layer in range(found.layers):
         before = other.heads_of(layer)
         for part, weight in found.heads_of(layer).items():
             for of, values in zip(("absolute", "relative"), weights.change(weight, before[part], keep=1), strict=True):
                 by_query_head = values.repeat_interleave(found.heads // len(values))
-                rows[f"weights_by_head/{part}/{of}"].append(by_query_head.cpu().numpy())
+                rows[names.head_weights(part, of)].append(by_query_head.cpu().numpy())
     return matrices, {name: np.stack(values).astype(np.float32) for name, values in rows.items()}
 
 
@@ -151,14 +155,13 @@ class _Collected:
         layers, heads = found.layers, found.heads
         self.projections = [found.heads_of(layer)["o"] for layer in range(layers)]
         self.neurons = [activations.NeuronStatistics(found.neurons) for _ in range(layers)]
-        shapes = {"loss/summary": (), "latent/residual": (layers + 1, found.width)}
+        shapes = {names.LOSS: (), names.LATENT: (layers + 1, found.width)}
         for where in positions:
-            for name in metric_names(two_models):
-                shapes[f"attention/{name}/{where}"] = (layers, heads)
-            for site in SITES:
-                for size in ("mean_abs", "l2"):
-                    shapes[f"activation/{site}/{size}/{where}"] = (layers + (site == "residual"),)
-            shapes[f"head_output_norm/{where}"] = (layers, heads)
+            for metric in names.HEAD_METRICS:
+                if two_models or not metric.divergence:
+                    shapes |= dict.fromkeys(metric.arrays(where).values(), (layers, heads))
+            for site in names.SITES:
+                shapes |= {site.array(size, where): (layers + site.embeddings,) for size in names.SIZES}
         self._arrays = {key: np.full((examples, *shape), np.nan, dtype=np.float32) for key, shape in shapes.items()}
 
     def attention(self, batch: _Batch, layer: int, model: Projected, base: Projected | None) -> None:
@@ -171,16 +174,16 @@ class _Collected:
             norms = activations.head_output_norms(values, self.projections[layer])
             for where in self.positions:
                 mean = activations.mean_vector(norms, batch.rows(where))
-                self._arrays[f"head_output_norm/{where}"][batch.indices, layer] = mean.cpu().numpy()
+                self._arrays[names.HEAD["head_output_norm"].array(where)][batch.indices, layer] = mean.cpu().numpy()
             return
         for where in self.positions:
             for size, function in (("mean_abs", activations.mean_absolute), ("l2", activations.mean_l2)):
                 sizes = function(values, batch.rows(where))
-                self._arrays[f"activation/{site}/{size}/{where}"][batch.indices, layer] = sizes.cpu().numpy()
+                self._arrays[_SITES[site].array(size, where)][batch.indices, layer] = sizes.cpu().numpy()
         summary = batch.rows("summary")
         if site == "residual":
             mean = activations.mean_vector(values, summary)
-            self._arrays["latent/residual"][batch.indices, layer] = mean.cpu().numpy()
+            self._arrays[names.LATENT][batch.indices, layer] = mean.cpu().numpy()
         elif site == "mlp_hidden":
             self.neurons[layer].update(torch.cat([values[b, rows] for b, rows in enumerate(summary)]))
 
@@ -188,13 +191,11 @@ class _Collected:
         """logits: (B, T - first, V), of the positions from `first` on."""
         for b, (index, rows) in enumerate(zip(batch.indices, batch.rows("summary"), strict=True)):
             own = logits[b, rows.start - first : rows.stop - first].float()
-            self._arrays["loss/summary"][index] = cross_entropy(
-                own, batch.ids[b, rows.start + 1 : rows.stop + 1]
-            ).item()
+            self._arrays[names.LOSS][index] = cross_entropy(own, batch.ids[b, rows.start + 1 : rows.stop + 1]).item()
 
     def arrays(self) -> dict[str, np.ndarray]:
         by_layer = [neurons.result() for neurons in self.neurons]
-        return self._arrays | {f"neuron/{key}": np.stack([one[key] for one in by_layer]) for key in by_layer[0]}
+        return self._arrays | {names.neurons(key): np.stack([one[key] for one in by_layer]) for key in by_layer[0]}
 
 
 def _forward(model: nn.Module, batch: _Batch) -> tuple[Tensor, int]:

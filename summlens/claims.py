@@ -27,7 +27,7 @@ from pathlib import Path
 
 import numpy as np
 
-from summlens.artifacts import Run
+from summlens.artifacts import RECORD, Run
 from summlens.core.config import parse_command_line
 from summlens.core.errors import UserError, one_line_errors
 from summlens.core.selection import parse
@@ -83,12 +83,12 @@ def verdicts(folder: Path, resamples: int = 10_000) -> list[Verdict]:
 def finished_runs(folder: Path) -> dict[str, Run]:
     """The runs below `folder` that are finished, by name."""
     runs = {name: Run(folder / name) for name in RUNS}
-    return {name: run for name, run in runs.items() if run.has("run.json") and run.read_json("run.json")["finished"]}
+    return {name: run for name, run in runs.items() if run.has(RECORD) and run.read_json(RECORD)["finished"]}
 
 
 def check_comparable(runs: dict[str, Run]) -> None:
     """Raises UserError where the runs differ in what they must share: the comparison would be of something else."""
-    records = {name: run.read_json("run.json") for name, run in runs.items()}
+    records = {name: run.read_json(RECORD) for name, run in runs.items()}
     first = next(iter(records))
     for name, record in records.items():
         for what in ("model", "data", "seed"):
@@ -116,7 +116,7 @@ def _shared(value):
 def claimed_layers(runs: dict[str, Run]) -> tuple[int, ...]:
     """The layers that are held to have changed most: those that lora_claimed trained, or else is to train."""
     if "lora_claimed" in runs:
-        return parse(runs["lora_claimed"].read_json("run.json")["model"]["trained"]).places
+        return parse(runs["lora_claimed"].read_json(RECORD)["model"]["trained"]).places
     if _has_the_papers(runs) or "full" not in runs:
         return LAYERS
     return most_changed(runs["full"])
@@ -141,7 +141,7 @@ def layer_weight_change(run: Run) -> np.ndarray:
 
 
 def _has_the_papers(runs: dict[str, Run]) -> bool:
-    return next(iter(runs.values())).read_json("run.json")["model"]["layers"] > max(LAYERS)
+    return next(iter(runs.values())).read_json(RECORD)["model"]["layers"] > max(LAYERS)
 
 
 def _top(values: np.ndarray, count: int) -> np.ndarray:
@@ -222,7 +222,7 @@ def heads_lose_entropy(runs: dict[str, Run], resamples: int) -> tuple[str, list[
 def claimed_lora_wins(runs: dict[str, Run], resamples: int) -> tuple[str, list[str]]:
     """Holds where every ROUGE difference to LoRA on all layers is above zero with its whole interval, and three
     quarters of the parameters are saved; does not where one is below zero and none above."""
-    numbers = {name: run.read_json("run.json")["model"]["trainable"] for name, run in runs.items()}
+    numbers = {name: run.read_json(RECORD)["model"]["trainable"] for name, run in runs.items()}
     saved = 1 - numbers["lora_claimed"] / numbers["lora"]
     better, worse, line = _compare(runs, "lora", resamples)
     reasons = [line, f"it trains {numbers['lora_claimed']:,} of {numbers['lora']:,} parameters: {saved:.0%} fewer"]
@@ -287,7 +287,7 @@ def _print_layers(arguments: list[str]) -> None:
 def _print_finished(options: list[str]) -> None:
     config = dataclasses.asdict(parse_command_line(options)[0])
     run = Run(config["output_dir"])
-    record = run.read_json("run.json") if run.has("run.json") else {"finished": False}
+    record = run.read_json(RECORD) if run.has(RECORD) else {"finished": False}
     print("yes" if record["finished"] and _settings(record["config"]) == _settings(config) else "no")
 
 

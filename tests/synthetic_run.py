@@ -353,7 +353,7 @@ def _table(key, shape, place=None, value=0.5) -> dict:
 
 
 def causal_info(layers: int, heads: int, articles: int) -> dict:
-    """What causal.json holds (`summlens.analysis.causal.causal_tests`): head (layers - 1, heads - 2) is what every test names."""
+    """What causal.json holds (`causal_tests`): head (layers - 1, heads - 2) is what every test names."""
     by_head, by_layer, strong = (layers, heads), (layers,), (layers - 1, max(heads - 2, 0))
     of_model = lambda value: {  # noqa: E731
         "heads": _table("mean", by_head, strong, value),

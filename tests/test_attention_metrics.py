@@ -10,9 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from summlens.data.tokens import Example
-from summlens.metrics.attention import METRICS, Projected, Tokens, attention_statistics, metric_names, row_statistics
+from summlens.metrics.attention import Projected, Tokens, attention_statistics, row_statistics
+from summlens.names import HEAD_METRICS, attention_forms
 
-TWO = metric_names(two_models=True)
+TWO = attention_forms(divergences=True)
+ATTENTION = {metric.key: metric for metric in HEAD_METRICS if metric.of_attention}
 
 
 def random_model(seed, heads=3, key_heads=3, length=17, width=4, scale=1.0):
@@ -233,8 +235,8 @@ def test_bounds_and_head_order(seed, scale):
     for name, values in rows.items():
         values = values.nan_to_num(0)
         assert (values >= 0).all(), name
-        unit = METRICS[name.removesuffix("_no_sink")].unit
-        if unit in ("share", "0..1") or name.startswith("js"):
+        unit = ATTENTION[name.removesuffix("_no_sink")].unit
+        if unit in ("share", "0 to 1") or name.startswith("js"):
             assert (values <= 1 + 1e-5).all(), name
         elif name.startswith("entropy"):
             assert (values <= torch.log2(t + 1) + 1e-5).all(), name
@@ -256,8 +258,8 @@ def test_sink_free_is_dropping_the_first_position_by_hand():
     dropped = row_statistics(
         Projected(model.query[:, 1:], model.key[:, 1:], 0.7), rest, Projected(base.query[:, 1:], base.key[:, 1:], 0.7)
     )
-    for name, metric in METRICS.items():
-        if metric.has_no_sink and name != "copy_score":  # its rows depend on whether the article has the target
+    for name, metric in ATTENTION.items():
+        if metric.no_sink and name != "copy_score":  # its rows depend on whether the article has the target
             torch.testing.assert_close(
                 rows[f"{name}_no_sink"][:, 1:], dropped[name], rtol=1e-5, atol=2e-6, equal_nan=True, msg=name
             )

@@ -41,9 +41,9 @@ from transformers import (
 from summlens.capture import capture, gradient_norms, weight_change
 from summlens.core.errors import UserError
 from summlens.data.tokens import Example
-from summlens.metrics.attention import METRICS, metric_names
 from summlens.model.architecture import architecture
 from summlens.model.observing import evaluating, observed_sites
+from summlens.names import HEAD_METRICS, attention_forms
 
 EXAMPLES = tiny_examples()
 
@@ -72,7 +72,7 @@ def test_attention_metrics_are_those_of_the_eager_maps(kind, attention):
                 expected = statistics(
                     maps[layer, head].tolist(), example, queries, base_maps=base_maps[layer, head].tolist()
                 )
-                for name in metric_names(two_models=True):
+                for name in attention_forms(divergences=True):
                     got = captured[f"attention/{name}/{where}"][a, layer, head]
                     assert got == pytest.approx(expected[name], rel=2e-4, abs=2e-5), (name, where, layer, head)
 
@@ -310,7 +310,7 @@ def test_names_and_shapes():
     shapes = {"loss/summary": (A,), "latent/residual": (A, L + 1, 24)}
     shapes |= {f"neuron/{name}": (L, 40) for name in ("mean", "max", "std", "positive_share")}
     for where in ("summary", "all"):
-        shapes |= {f"attention/{name}/{where}": (A, L, H) for name in metric_names(two_models=True)}
+        shapes |= {f"attention/{name}/{where}": (A, L, H) for name in attention_forms(divergences=True)}
         shapes |= {f"head_output_norm/{where}": (A, L, H)}
         for size in ("mean_abs", "l2"):
             shapes |= {f"activation/residual/{size}/{where}": (A, L + 1)}
@@ -327,7 +327,7 @@ def test_names_and_shapes():
     }
     alone = capture(model, EXAMPLES)
     assert set(shapes) - set(alone) == {k for k in shapes if k.startswith(("attention/kl", "attention/js"))}
-    assert {name for name, metric in METRICS.items() if metric.two_models} == {"kl", "js"}
+    assert {metric.key for metric in HEAD_METRICS if metric.divergence} == {"kl", "js"}
 
 
 def test_weight_change_by_matrix_and_head():
@@ -552,7 +552,7 @@ def test_other_architectures_are_captured_as_their_eager_attention_and_on_either
     maps, base_maps = eager_outputs(model, example)[0], eager_outputs(base, example)[0]
     for layer, head in np.ndindex(maps.shape[:2]):
         expected = statistics(maps[layer, head].tolist(), example, example.queries, base_maps[layer, head].tolist())
-        for name in metric_names(two_models=True):
+        for name in attention_forms(divergences=True):
             got = alone[f"attention/{name}/summary"][1, layer, head]
             assert got == pytest.approx(expected[name], rel=2e-4, abs=2e-5), (name, layer, head)
 

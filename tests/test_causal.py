@@ -8,7 +8,7 @@ import torch
 from tiny import VOCABULARY, changed, tiny_examples, tiny_model
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from summlens.analysis import probe
+from summlens.analysis import material
 from summlens.analysis.causal import causal_tests, effects
 from summlens.analysis.causal.circuit import _greedy, find
 from summlens.artifacts import Run
@@ -550,15 +550,15 @@ def test_two_models_on_disk_with_the_captures_of_their_run(planted, tmp_path, mo
     run = Run(tmp_path)
     base.save_pretrained(tmp_path / "base")
     fine_tuned.save_pretrained(run.model_outputs)
-    assert probe.captured_ends(run) is None
+    assert material.captured_ends(run) is None
     for step in (0, 5, 9):
         run.write_step(step, {}, {"loss/summary": np.ones(16), "attention/kl/summary": np.full((16, 2, 4), step)})
-    captured = probe.captured_ends(run)
+    captured = material.captured_ends(run)
     assert captured[1]["attention/kl/summary"].min() == 9
     names = str(tmp_path / "base"), str(run.model_outputs)
     info, _ = causal_tests.test_pair(*names, examples, run)
     assert (info["base"], info["fine_tuned"]) == names and info["exact"]
-    monkeypatch.setattr(causal_tests, "LONGEST", 0)
+    monkeypatch.setattr(causal_tests, "MOST_SECONDS", 0)
     info, _ = causal_tests.test_pair(*names, examples, run)
     assert not info["exact"] and "--causal exact" in info["left_out"]["circuit"]
     run.write_json("causal.json", info)

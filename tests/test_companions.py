@@ -12,6 +12,7 @@ from safetensors.numpy import load_file
 from test_distributed import files, in_two_processes, without_dropout
 from test_training import make_study, make_trainer
 
+from summlens import names
 from summlens.artifacts import Run
 from summlens.core.config import PROJECT, parse_command_line, preset
 from summlens.core.errors import UserError
@@ -102,7 +103,7 @@ def test_the_pairs_depend_on_the_seed():
 
 def test_every_article_has_somebody_elses_summary_and_every_summary_is_used_once(tokenizer, tmp_path):
     study = study_of_articles(tokenizer, tmp_path, texts(20))
-    pairs = companions.shuffled_pairs(study)
+    _, pairs = companions.shuffled_pairs(study)
     assert len(pairs) == len(study.train) == 19  # the summary that does not fit is left out with its article
 
     def target(one):
@@ -210,7 +211,7 @@ def test_companions_are_trained_beside_the_run_which_stays_as_it_is(study, tmp_p
         assert len(list(run.logs.glob("*tfevents*"))) == 1
         assert not run.checkpoints.exists()
         record = run.read_json("run.json")
-        assert (record["state"], record["name"], record["what"]) == ("trained", name, companions.describe(name))
+        assert (record["state"], record["name"], record["what"]) == ("trained", name, names.companion_what(name))
     runs = [study.run, *map(study.run.companion, study.run.companions())]
     ends = [weights(run)["transformer.wte.weight"] for run in runs]
     assert all(np.abs(ends[a] - ends[b]).max() > 1e-3 for a, b in ((0, 1), (0, 2), (1, 2)))
@@ -283,8 +284,8 @@ def test_names_of_the_companions_follow_from_the_configuration():
     config, _ = parse_command_line(["--control", "shuffled-pairs, language-model", "--seeds", "3", "--seed", "7"])
     assert config.companions == ["shuffled-pairs", "language-model", "seed-8", "seed-9"]
     assert preset("demo").companions == []
-    assert companions.label("seed-9") == "Fine-tuned, seed 9"
-    assert companions.label("shuffled-pairs") == "Shuffled-pairs control"
+    assert names.companion_title("seed-9") == "Fine-tuned, seed 9"
+    assert names.companion_title("shuffled-pairs") == "Shuffled-pairs control"
 
 
 @pytest.mark.parametrize(

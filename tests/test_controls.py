@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny import tiny_examples, tiny_model
 
-from summlens.analysis import controls, probe
+from summlens.analysis import controls, material
 from summlens.analysis.noise import verdict
 from summlens.analysis.noise.floors import captured_pairs, numerical, seeds
 from summlens.artifacts import Run
@@ -52,7 +52,7 @@ def test_task_and_format_are_told_apart(run):
     info, found = controls.split(run, seed=1)
     assert set(info["controls"]) == {"shuffled-pairs", "language-model"} and set(info["left_out"]) == {"seed"}
     for metric, sign in (("kl", 1), ("normalized_entropy", -1)):
-        part = {name: found[f"shuffled-pairs/heads/{metric}/{name}"] for name in controls.PARTS}
+        part = {name: found[f"shuffled-pairs/heads/{metric}/{name}"] for name in controls.SPLIT}
         flag = found[f"shuffled-pairs/heads/{metric}/flag"]
         assert np.argwhere(flag).tolist() == [[1, 2]]
         assert part["task"][0][1, 2] == pytest.approx(sign * 0.5, abs=0.02)
@@ -98,7 +98,7 @@ def test_the_parts_are_those_of_a_slow_loop(run):
     beside = run.companion("shuffled-pairs").read_step(8).arrays
     ours = theirs = 0.0
     for layer, head in np.ndindex(LAYERS, HEADS):
-        sums = dict.fromkeys(controls.PARTS, 0.0)
+        sums = dict.fromkeys(controls.SPLIT, 0.0)
         for article in range(ARTICLES):
             place, key = (article, layer, head), "attention/normalized_entropy/summary"
             sums["total"] += float(last[key][place]) - float(base[key][place])
@@ -153,7 +153,7 @@ def test_a_model_that_learned_nothing_shows_nothing(tmp_path):
     flags = {name: values for name, values in found.items() if name.endswith("/flag")}
     assert len(flags) > 20 and not any(flag.any() for flag in flags.values())
     assert abs(found["shuffled-pairs/heads/kl/total"]).max() < 1e-6
-    first, last = probe.captured_ends(run)
+    first, last = material.captured_ends(run)
     floors = {
         "numerical": numerical(base, examples, first),
         "seed": seeds(run, trained((0, 1, 2)), examples, first, last),

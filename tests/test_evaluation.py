@@ -256,12 +256,11 @@ def evaluated():
     finished = {"zero_shot": [False] * 6 + [True], "fine_tuned": [True] * 7}
     return evaluate_systems(
         ARTICLES,
-        {"zero_shot": POOR, "fine_tuned": GOOD, "control": POOR[::-1]},
+        {"zero_shot": POOR, "fine_tuned": GOOD, "shuffled-pairs": POOR[::-1]},
         finished,
         resamples=500,
         seed=3,
         settings={"num_beams": 1},
-        labels={"control": "Shuffled pairs"},
         progress=False,
     )
 
@@ -270,10 +269,10 @@ def test_evaluation_holds_every_system_with_intervals(evaluated):
     evaluation, _ = evaluated
     assert evaluation["articles"] == 7
     systems = evaluation["systems"]
-    assert list(systems) == ["zero_shot", "fine_tuned", "control", "lead3", "random3", "oracle", "reference"]
-    assert [systems[name]["label"] for name in ("zero_shot", "control", "lead3")] == [
+    assert list(systems) == ["zero_shot", "fine_tuned", "shuffled-pairs", "lead3", "random3", "oracle", "reference"]
+    assert [systems[name]["label"] for name in ("zero_shot", "shuffled-pairs", "lead3")] == [
         "Zero-shot",
-        "Shuffled pairs",
+        "Shuffled-pairs control",
         "Lead-3",
     ]
     meteor = text.Scorer().meteor_name
@@ -303,7 +302,7 @@ def test_numbers_can_be_made_again_from_the_rows(evaluated):
     assert {entry["a"] for entry in evaluation["comparisons"]} == {"fine_tuned"}
     pairs = [(entry["b"], entry["score"]) for entry in evaluation["comparisons"]]
     assert len(set(pairs)) == len(pairs)
-    assert {b for b, _ in pairs} == {"zero_shot", "control", "lead3", "random3", "oracle", "reference"}
+    assert {b for b, _ in pairs} == {"zero_shot", "shuffled-pairs", "lead3", "random3", "oracle", "reference"}
     assert ("zero_shot", "finished") in pairs and ("lead3", "finished") not in pairs
     assert ("reference", "length") in pairs and ("reference", "rouge1") not in pairs
     for entry in evaluation["comparisons"]:
@@ -324,7 +323,7 @@ def test_rows_keep_texts_scores_and_groups(evaluated):
             article["article"],
             article["highlights"],
         )
-        assert set(row["summaries"]) == {"zero_shot", "fine_tuned", "control", "lead3", "random3", "oracle"}
+        assert set(row["summaries"]) == {"zero_shot", "fine_tuned", "shuffled-pairs", "lead3", "random3", "oracle"}
         assert row["summaries"]["fine_tuned"] == good
         assert row["summaries"]["zero_shot"] == poor.replace("\ud800", "?")
         assert row["finished"] == {"zero_shot": row["id"] == "6", "fine_tuned": True}

@@ -15,7 +15,7 @@ from matplotlib.collections import PathCollection, QuadMesh
 from PIL import Image
 from scipy import stats
 
-from summlens import figures
+from summlens import figures, names
 from summlens.core.errors import UserError
 from summlens.figures import heads, latent, over_time, parts, scores
 from summlens.figures.kit import rundata
@@ -100,7 +100,7 @@ def test_interval_treats_what_was_not_measured_as_absent():
 @pytest.mark.parametrize("key", ["entropy", "normalized_entropy", "sparsity", "copy_score", "head_output_norm"])
 def test_change_heatmap_has_a_cell_a_head_and_a_scale_symmetric_about_zero(data, key):
     picture = heads.heatmap(data, key)
-    result = rundata.change(data, heads.BY_KEY[key].arrays)
+    result = rundata.change(data, heads.HEAD[key].array())
     base, tuned, change, *greyed = heat(picture.figure, 15)[:4]
     assert values(base) == pytest.approx(result.base.ravel())
     assert values(tuned) == pytest.approx(result.fine_tuned.ravel())
@@ -114,7 +114,7 @@ def test_change_heatmap_has_a_cell_a_head_and_a_scale_symmetric_about_zero(data,
     assert ("noise floor" in picture.reading) == (key in ("normalized_entropy", "copy_score"))  # those with flags
     axes = picture.figure.axes[0]
     assert axes.get_ylabel() == "layer" and axes.yaxis_inverted()
-    assert heads.BY_KEY[key].unit in [a.get_ylabel() for a in picture.figure.axes]
+    assert heads.HEAD[key].unit in [a.get_ylabel() for a in picture.figure.axes]
     assert "n = 6 probe articles" in picture.reading
 
 
@@ -129,7 +129,7 @@ def test_grids_say_where_the_heads_lie_on_the_page(data):
             x, y = axes.transData.transform((head, layer))  # from the bottom left, in dots
             assert x / width == pytest.approx(grid.left + grid.width * (head + 0.5) / 5)
             assert 1 - y / height == pytest.approx(grid.top + grid.height * (layer + 0.5) / 3)
-    result = rundata.change(data, heads.BY_KEY["entropy"].arrays)
+    result = rundata.change(data, heads.HEAD["entropy"].array())
     for grid, values in zip(found, (result.base, result.fine_tuned, result.change), strict=True):
         assert grid.values == pytest.approx(values)
     assert grids(latent.similarity(data).figure) == []
@@ -138,11 +138,11 @@ def test_grids_say_where_the_heads_lie_on_the_page(data):
 
 
 def test_heads_below_the_noise_floor_are_greyed_though_their_interval_leaves_out_zero(data):
-    result = rundata.change(data, heads.BY_KEY["normalized_entropy"].arrays)
+    result = rundata.change(data, heads.HEAD["normalized_entropy"].array())
     flags = np.array(data.causal["noise_floor"]["heads"]["normalized_entropy"]["flag"])
     assert result.above_noise.tolist() == flags.tolist()
     assert (result.uncertain & (result.verdict != 0)).any()
-    untested = rundata.change(dataclasses.replace(data, causal=None), heads.BY_KEY["normalized_entropy"].arrays)
+    untested = rundata.change(dataclasses.replace(data, causal=None), heads.HEAD["normalized_entropy"].array())
     assert untested.above_noise is None
     assert untested.uncertain.tolist() == (untested.verdict == 0).tolist()
 
@@ -276,7 +276,7 @@ def test_weight_kind_of_other_architectures(name, kind):
 
 def test_activations_draw_base_and_fine_tuned_at_every_site(data):
     panels = parts.activations(data).figure.axes
-    assert [axes.get_title(loc="left") for axes in panels] == list(parts.SITES.values())
+    assert [axes.get_title(loc="left") for axes in panels] == [site.title for site in names.SITES]
     assert [len(axes.lines[0].get_xdata()) for axes in panels] == [4, 3, 3, 3]
 
 

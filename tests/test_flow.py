@@ -6,6 +6,7 @@ import torch
 from tiny import BUILDERS, changed, tiny_examples, tiny_model
 
 from summlens.analysis import attention_maps
+from summlens.analysis.material import Material
 from summlens.artifacts import Run
 from summlens.core.errors import UserError
 from summlens.metrics import flow
@@ -151,14 +152,13 @@ def test_token_texts_keep_their_spaces():
 def test_maps_hold_the_rows_and_the_flow_of_both_models(tmp_path, monkeypatch):
     examples, base = tiny_examples(), tiny_model("llama")
     loaded = {"old": base, "new": changed(base)}
-    monkeypatch.setattr(attention_maps.loading, "load_model", loaded.__getitem__)
-    monkeypatch.setattr(attention_maps.loading, "device", lambda: torch.device("cpu"))
     monkeypatch.setattr(attention_maps.loading, "load_tokenizer", lambda name: Words())
     run, random = Run(tmp_path), np.random.default_rng(0)
+    material = Material(run, examples, "old", "new", own=True, tokens_of="old", models=loaded.__getitem__)
     with pytest.raises(UserError, match="no step was captured"):
-        attention_maps.write(run, ("old", "new"), examples)
+        attention_maps.of_material(material)
     run.write_step(0, {}, {f"attention/{k}/summary": random.uniform(size=(3, 2, 6)) for k in ("kl", "copy_score")})
-    attention_maps.write(run, ("old", "new"), examples, asked=[(1, 5)])
+    run.write_analysis("attention_maps", *attention_maps.of_material(material, asked=[(1, 5)]))
     info, arrays = run.read_json("attention_maps.json"), run.read_arrays("attention_maps.npz")
     assert [article["id"] for article in info["articles"]] == ["a", "b", "c"]
     assert "asked for" in next(h for h in info["heads"] if (h["layer"], h["head"]) == (1, 5))["reasons"]

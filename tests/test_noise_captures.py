@@ -5,7 +5,7 @@ import pytest
 import torch
 from tiny import changed, tiny_examples, tiny_model
 
-from summlens.analysis import probe
+from summlens.analysis import material
 from summlens.analysis.noise import floors
 from summlens.artifacts import Run
 from summlens.capture import capture, weight_change
@@ -48,7 +48,7 @@ def test_seeds_are_compared_with_one_another_not_with_base(tmp_path):
     ours, theirs = changed(base, seed=1).eval(), changed(base, seed=2).eval()
     run = Run(tmp_path)
     captured(run, base, ours)
-    first, last = probe.captured_ends(run)
+    first, last = material.captured_ends(run)
     assert floors.seeds(run, ours, tiny_examples(), first, last) is None
     captured(run.companion("shuffled-pairs"), base, ours)
     assert floors.seeds(run, ours, tiny_examples(), first, last) is None  # a control is no seed

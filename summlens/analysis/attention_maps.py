@@ -23,19 +23,20 @@ most sqrt(p) / 255 + 4e-6.
 import logging
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from summlens.artifacts import Run
+from summlens.analysis.material import Material
 from summlens.core.errors import UserError
 from summlens.data.tokens import Example
 from summlens.metrics import flow
 from summlens.model import loading
 from summlens.model.architecture import architecture
 from summlens.model.observing import evaluating, observed_attention
+from summlens.names import HEAD, MODELS
+from summlens.stats.columns import nanmean
 
 log = logging.getLogger(__name__)
 MOVED, COPYING, ARTICLES = 8, 3, 3
@@ -68,10 +69,11 @@ def choose_heads(capture: Mapping[str, np.ndarray], asked: Sequence[tuple[int, i
     capture: the arrays of the last captured step. Raises UserError where it has no attention against base, or where a
     head is asked for that the model does not have.
     """
-    missing = [key for key in ("attention/kl/summary", "attention/copy_score/summary") if key not in capture]
+    keys = [HEAD[name].array() for name in ("kl", "copy_score")]
+    missing = [key for key in keys if key not in capture]
     if missing:
         raise UserError(f"the last captured step holds no {missing[0]}: make the run again")
-    kl, copying = (_mean(capture[f"attention/{name}/summary"]) for name in ("kl", "copy_score"))
+    kl, copying = (np.nan_to_num(nanmean(capture[key], 0), nan=-1.0) for key in keys)
     layers, heads = kl.shape
     for layer, head in asked:
         if layer >= layers or head >= heads:
@@ -96,13 +98,6 @@ def choose_heads(capture: Mapping[str, np.ndarray], asked: Sequence[tuple[int, i
         }
         for (layer, head), why in reasons.items()
     ]
-
-
-def _mean(values: np.ndarray) -> np.ndarray:
-    """The mean over the articles that have the number, -1 where none has."""
-    present = np.isfinite(values)
-    total = np.where(present, values, 0).sum(0)
-    return np.where(present.any(0), total / np.maximum(present.sum(0), 1), -1.0)
 
 
 def _largest(values: np.ndarray, count: int) -> list[tuple[int, int]]:
@@ -177,22 +172,21 @@ def maps(model: nn.Module, name: str, examples: Sequence[Example], heads: Sequen
     return arrays
 
 
-def write(
-    run: Run, names: tuple[str, str], examples: Sequence[Example], asked: Sequence[tuple[int, int]] = ()
-) -> list[Path]:
-    """Make and write the maps of a run's base and fine-tuned model (`names`, loaded one after the other).
+def of_material(material: Material, asked: Sequence[tuple[int, int]] = ()) -> tuple[dict, dict[str, np.ndarray]]:
+    """The maps of the material's two models: of the heads that moved and copy most, and of those `asked` for.
 
     Raises UserError for a run without captures and for a head that is not there.
     """
+    run, names = material.run, (material.base, material.fine_tuned)
     if not run.steps():
         raise UserError("no step was captured: which heads moved is not known; train with --capture-steps above 0")
     heads = choose_heads(run.read_step(run.steps()[-1]).arrays, asked)
-    chosen = choose_articles(examples)
+    chosen = choose_articles(material.examples)
     places = [(head["layer"], head["head"]) for head in heads]
     log.info("attention maps of %d heads on %d probe articles", len(heads), len(chosen))
     arrays = {}
-    for key, name in zip(("base", "fine_tuned"), names, strict=True):
-        arrays |= maps(loading.load_model(name).to(loading.device()), key, chosen, places)
+    for key, name in zip(MODELS, names, strict=True):
+        arrays |= maps(material.models(name), key, chosen, places)
     tokenizer = loading.load_tokenizer(names[0])
     articles = [
         {
@@ -205,10 +199,10 @@ def write(
         for example in chosen
     ]
     info = {
-        "models": dict(zip(("base", "fine_tuned"), map(str, names), strict=True)),
+        "models": dict(zip(MODELS, map(str, names), strict=True)),
         "heads": heads,
         "articles": articles,
         "quantisation": QUANTISATION,
         "flow": {"threshold": THRESHOLD, "most": MOST_EDGES},
     }
-    return [run.write_arrays("attention_maps.npz", arrays), run.write_json("attention_maps.json", info)]
+    return info, arrays

@@ -1,6 +1,6 @@
 """What of each change the task needed: a run's captures against those of its controls. controls.json and .npz out.
 
-A control (`summlens.training.companions`) takes the run's optimiser steps from the same base model, but cannot learn the task.
+A control (docs/definitions.md) takes the run's optimiser steps from the same base model, but cannot learn the task.
 For every number of a head or a layer, paired by probe article at the last captured step:
 
 total   fine-tuned - base
@@ -31,23 +31,28 @@ from itertools import combinations
 
 import numpy as np
 
+from summlens import names
+from summlens.analysis.material import Material
 from summlens.analysis.noise.floors import numbers, other_seeds
 from summlens.artifacts import Run
-from summlens.core.config import CONTROLS
 from summlens.core.errors import UserError
-from summlens.stats.intervals import bootstrap_interval, share
+from summlens.stats.intervals import RESAMPLES, bootstrap_interval, share
 from summlens.stats.tests import discoveries, randomisation_test
 
-RESAMPLES = 1000
-PARTS = ("total", "format", "task")
+SPLIT = ("total", "format", "task")
 COMMAND = "python gpt2_summarization.py --resume --control"
+
+
+def of_material(material: Material) -> tuple[dict, dict[str, np.ndarray]]:
+    """`split` of the material's run."""
+    return split(material.run, material.seed)
 
 
 def split(run: Run, seed: int = 0, resamples: int = RESAMPLES) -> tuple[dict, dict[str, np.ndarray]]:
     """All of controls.json and controls.npz. Raises UserError where the run has no control to compare with."""
-    found = [name for name in run.companions() if name in CONTROLS]
+    found = [name for name in run.companions() if name in names.CONTROLS]
     if not found:
-        raise UserError(f"there is no control fine-tune: {COMMAND} {CONTROLS[0]} makes one")
+        raise UserError(f"there is no control fine-tune: {COMMAND} {next(iter(names.CONTROLS))} makes one")
     steps = run.steps()
     if len(steps) < 2 or steps[0] != 0:
         raise UserError(f"captured steps {steps}: step 0 and a later one are needed; train further")
@@ -60,14 +65,14 @@ def split(run: Run, seed: int = 0, resamples: int = RESAMPLES) -> tuple[dict, di
             "confidence": 0.95,
             "resamples": resamples,
         },
-        "articles": len(base["loss/summary"]),
+        "articles": len(base[names.LOSS]),
         "seed": seed,
         "controls": {},
         "left_out": {},
     }
     seeds = other_seeds(run).items()
     captures = {name: one.read_step(steps[-1]).arrays for name, one in seeds if one.steps()[-1:] == steps[-1:]}
-    captures = {k: v for k, v in captures.items() if v["loss/summary"].shape == base["loss/summary"].shape}
+    captures = {k: v for k, v in captures.items() if v[names.LOSS].shape == base[names.LOSS].shape}
     if captures:
         info["seeds"] = list(captures)
     else:
@@ -81,7 +86,7 @@ def split(run: Run, seed: int = 0, resamples: int = RESAMPLES) -> tuple[dict, di
             info["left_out"][f"control {name}"] = f"it has no capture of step {steps[-1]}, the run's last"
             continue
         captured = control.read_step(steps[-1]).arrays
-        if captured["loss/summary"].shape != base["loss/summary"].shape:
+        if captured[names.LOSS].shape != base[names.LOSS].shape:
             info["left_out"][f"control {name}"] = "its captures are not of this run's probe articles"
             continue
         summary, own = compare(base, fine_tuned, captured, list(captures.values()), seed, resamples)
@@ -109,7 +114,7 @@ def compare(
         if name == "neurons" or name not in before or name not in beside:
             continue
         total, format_ = after[name] - before[name], beside[name] - before[name]
-        for part, values in zip(PARTS, (total, format_, total - format_), strict=True):
+        for part, values in zip(SPLIT, (total, format_, total - format_), strict=True):
             arrays[f"{name}/{part}"] = np.stack(bootstrap_interval(values, resamples, seed=seed))
         p_values = randomisation_test(total, format_, seed=seed)
         flag = discoveries(p_values)
@@ -126,11 +131,11 @@ def compare(
         ours, theirs = (np.nansum(one["heads/kl"], axis=(1, 2)) for one in (after, beside))
         value, low, high = share(theirs, ours, resamples, seed=seed)
         summary["movement"] = {"share": value, "low": low, "high": high}
-    for part in "qkvo":
-        key = f"weights_by_head/{part}/relative"
+    for part in names.PROJECTIONS:
+        key = names.head_weights(part, "relative")
         if key in fine_tuned and key in control:
             moved = fine_tuned[key].astype(np.float64), control[key].astype(np.float64)
-            for what, values in zip(PARTS, (*moved, moved[0] - moved[1]), strict=True):
+            for what, values in zip(SPLIT, (*moved, moved[0] - moved[1]), strict=True):
                 arrays[f"weights/{part}/{what}"] = values
     return summary, arrays
 

@@ -21,11 +21,12 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from summlens import names
 from summlens.artifacts import SCHEMA_VERSION, Run, write_atomically
 from summlens.core.errors import UserError
 from summlens.data.tokens import Example
 from summlens.model import loading
-from summlens.model.architecture import SITES, Architecture, architecture
+from summlens.model.architecture import Architecture, architecture
 from summlens.model.observing import evaluating, observed_attention, observed_sites
 
 log = logging.getLogger(__name__)
@@ -164,7 +165,7 @@ def _dump_article(found: Architecture, example: Example, paths: dict[int, Path])
 
     def visit(site: str, index: int, values: Tensor) -> None:
         layer = index - 1 if site == "residual" else index
-        if layer not in paths or site not in SITES:
+        if layer not in paths or site not in {one.key for one in names.SITES}:
             return
         collected[layer][site] = values[0].float()
         if site == "residual":  # the block is done: nothing of it needs to be kept

@@ -11,12 +11,11 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from summlens import names
 from summlens.core import selection
 from summlens.core.errors import UserError
 
 PROJECT = Path(__file__).resolve().parents[2]
-CONTROLS = ("shuffled-pairs", "language-model")
-SEED = "seed-"  # how the name of a fine-tune with another seed begins
 ANOTHER_SEED = "python gpt2_summarization.py --resume --seeds 2"  # makes one
 
 
@@ -74,7 +73,8 @@ class Config:
 
     # what the fine-tuned model is compared with (summlens.training.companions)
     control: str = _value(
-        "", f"control fine-tunes of equal length, separated by commas: {', '.join(CONTROLS)}; about one training each"
+        "",
+        f"control fine-tunes of equal length, by commas: {', '.join(names.CONTROLS)}; about one training each",
     )
     seeds: int = _value(1, "training seeds: the run's own, the next one, and so on", "seeds", positive=True)
 
@@ -110,7 +110,7 @@ class Config:
     @property
     def companions(self) -> list[str]:
         """The names of the fine-tunes that the run is to be compared with."""
-        return [*self.controls, *(f"{SEED}{self.seed + further}" for further in range(1, self.seeds))]
+        return [*self.controls, *(names.seed_name(self.seed + further) for further in range(1, self.seeds))]
 
     @property
     def template(self) -> str:
@@ -243,8 +243,8 @@ def check(config: Config, processes: int = 1) -> None:
     if config.template.count("{article}") != 1:
         raise UserError(f"--prompt must contain {{article}} exactly once, it is {config.prompt!r}")
     for name in config.controls:
-        if name not in CONTROLS:
-            raise UserError(f"--control {name} is unknown: there are {' and '.join(CONTROLS)}")
+        if name not in names.CONTROLS:
+            raise UserError(f"--control {name} is unknown: there are {' and '.join(names.CONTROLS)}")
     if config.generation_backend == "vllm" and config.num_beams > 1:
         raise UserError(f"--generation-backend vllm is greedy here: leave it or --num-beams {config.num_beams} out")
     part = selection.parse(config.trainable)

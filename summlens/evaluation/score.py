@@ -8,19 +8,11 @@ import evaluate
 import numpy as np
 from tqdm.auto import tqdm
 
+from summlens import names
 from summlens.core.errors import UserError
 from summlens.metrics import text
 from summlens.stats import tests
 from summlens.stats.intervals import bootstrap_interval, effect_size, paired_bootstrap
-
-LABELS = {
-    "zero_shot": "Zero-shot",
-    "fine_tuned": "Fine-tuned",
-    "lead3": "Lead-3",
-    "random3": "Random-3",
-    "oracle": "Extractive oracle",
-    "reference": "Reference",
-}
 
 
 class SummaryMetric(evaluate.Metric):
@@ -57,7 +49,6 @@ def evaluate_systems(
     resamples: int = 10_000,
     confidence: float = 0.95,
     settings: dict | None = None,
-    labels: dict[str, str] | None = None,
     group_columns: Sequence[str] = ("outlet", "kind"),
     processes: int | None = None,
     progress: bool = True,
@@ -70,7 +61,6 @@ def evaluate_systems(
             first system.
         finished: {system: A flags} for the systems that generate: did the summary end by itself?
         settings: what the caller wants to have said about the generation, kept under `settings`.
-        labels: names for systems beyond LABELS.
 
     Returns:
         (content of evaluation.json, rows of predictions.jsonl). Beside `systems` and `comparisons`, evaluation.json has
@@ -100,14 +90,13 @@ def evaluate_systems(
     own = [text.surface_scores(*pair) for pair in zip(references, documents, strict=True)]
     scores["reference"] = {name: [row[name] for row in own] for name in own[0]}
 
-    labels = {**LABELS, **(labels or {})}
     tables = {system: np.array(list(columns.values())).T for system, columns in scores.items()}  # (A, scores)
     resampling = {"resamples": resamples, "confidence": confidence, "seed": seed}
 
     def intervals(chosen):
         return {
             system: {
-                "label": labels.get(system, system),
+                "label": names.system_title(system),
                 "scores": _intervals(scores[system], tables[system][chosen], **resampling),
             }
             for system in scores

@@ -6,7 +6,7 @@ import logging
 import sys
 from pathlib import Path
 
-from summlens.artifacts import Run
+from summlens.artifacts import EVALUATION, Run
 from summlens.core import processes
 from summlens.core.config import PROJECT, Config
 from summlens.core.errors import UserError
@@ -15,7 +15,6 @@ from summlens.data.tokens import Encoder
 from summlens.evaluation import score
 from summlens.model import generation, loading
 from summlens.study.prepare import Study
-from summlens.training import companions
 
 log = logging.getLogger(__name__)
 SAMPLES = 2  # summaries that TensorBoard shows at every capture
@@ -54,7 +53,6 @@ def _score(study: Study, articles: list, summaries: dict, finished: dict, kept: 
         articles,
         summaries,
         finished,
-        labels={name: companions.label(name) for name in run.companions()},
         rouge_recipe=config.rouge_recipe,
         seed=config.seed,
         resamples=config.resamples,
@@ -67,7 +65,7 @@ def _score(study: Study, articles: list, summaries: dict, finished: dict, kept: 
         },
     )
     run.write_predictions(rows)
-    run.write_json("evaluation.json", result)
+    run.write_json(EVALUATION, result)
     for part in kept.parent.glob(f"{kept.name}*"):
         part.unlink()
     return result
@@ -107,7 +105,7 @@ def summarize_file(name: str, config: Config) -> str:
     if not article:
         raise UserError(f"{name} holds no text to summarise")
     run = Run(config.output_dir or PROJECT)
-    tuned = (run.model_outputs / "config.json").is_file()
+    tuned = run.has_model()
     if not tuned:
         log.warning("no fine-tuned model in %s yet: %s summarises as it is", run.model_outputs, config.model)
     source = str(run.model_outputs) if tuned else config.resolve(config.model)

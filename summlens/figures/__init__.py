@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+from summlens import names
 from summlens.figures import causes, format_and_task, heads, latent, over_time, parts, scores
 from summlens.figures.kit.picture import Picture, save, styled
 from summlens.figures.kit.rundata import Missing, RunData, load
@@ -44,9 +45,9 @@ CATALOGUE = (
             "heads",
             TRAIN,
             partial(heads.heatmap, key=metric.key),
-            folded=metric.key in heads.REGIONS,
+            folded=metric.folded,
         )
-        for metric in heads.METRICS
+        for metric in names.HEAD_METRICS
     ),
     Entry("temporal_metrics", "Attention metrics by layer over the steps", "heads", TRAIN, over_time.temporal_metrics),
     Entry("causal_moved_and_matters", "What moved against what matters", "causes", ANALYSE, causes.moved_and_matters),
@@ -56,14 +57,14 @@ CATALOGUE = (
     Entry("causal_noise_floor", "What rises above noise", "causes", ANALYSE, causes.noise_floor),
     *(
         Entry(
-            f"controls{suffix}",
-            f"Format and task, by the {control} control",
+            control.picture,
+            f"Format and task, by the {control.key} control",
             "causes",
-            f"{TRAIN} --resume --control {control} && {ANALYSE}",
-            partial(format_and_task.format_and_task, control=control),
-            folded=bool(suffix),
+            f"{TRAIN} --resume --control {control.key} && {ANALYSE}",
+            partial(format_and_task.format_and_task, control=control.key),
+            folded=number > 0,
         )
-        for control, suffix in (("shuffled-pairs", ""), ("language-model", "_language_model"))
+        for number, control in enumerate(names.CONTROLS.values())
     ),
     Entry(
         "representation_similarity",

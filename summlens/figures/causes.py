@@ -2,26 +2,15 @@
 
 import numpy as np
 
-from summlens.figures.heads import BY_KEY
+from summlens.core.words import percent, quoted
 from summlens.figures.kit.grid import cells, cells_over, rows_of
-from summlens.figures.kit.marks import ARTICLES_ONLY, line
+from summlens.figures.kit.marks import ARTICLES_ONLY, colour_bar, heatmap_height, line
 from summlens.figures.kit.picture import Picture, new_figure
-from summlens.figures.kit.rundata import Missing, RunData, percent
+from summlens.figures.kit.rundata import Missing, RunData
 from summlens.figures.kit.style import ACCENT, BASE, CATEGORIES, DIVERGING, INK, MUTED, diverging_norm
+from summlens.names import CHOOSERS, DIRECTIONS, FLOORS, HEAD, MOVED, WHOLE_SITES
 
-MOVED = {
-    "kl": ("Attention KL from base", "bits"),
-    "entropy_change": ("|Change of normalized entropy|", "0 to 1"),
-    "weight_change": ("Weight change, Q K V O", "model units"),
-}
-CHOOSERS = {
-    "kl": "attention KL",
-    "entropy_change": "|entropy change|",
-    "weight_change": "weight change",
-    "ablation": "ablation of fine-tuned",
-    "attribution_patching": "attribution patching",
-}
-SITES = {"residual": "residual stream", "attention": "attention", "mlp": "MLP"}
+MARKERS = {"sampling": "o", "numerical": "s", "seed": "D"}  # of the noise floors
 
 
 def part(data: RunData, *path: str) -> dict:
@@ -52,10 +41,9 @@ def strongest(table: dict, key: str) -> tuple[int, ...]:
     )
 
 
-def quoted(table: dict, key: str, place: tuple[int, ...], scale: float = 1.0, digits: int = 3) -> str:
+def cell(table: dict, key: str, place: tuple[int, ...], scale: float = 1.0, digits: int = 3) -> str:
     """A table's value with its interval, as it stands in a sentence."""
-    value, low, high = (scale * numbers(table, name)[place] for name in (key, "low", "high"))
-    return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+    return quoted(*(scale * numbers(table, name)[place] for name in (key, "low", "high")), digits)
 
 
 def ablation(data: RunData) -> Picture:
@@ -65,7 +53,7 @@ def ablation(data: RunData) -> Picture:
     panels = {"base": "Base", "fine_tuned": "Fine-tuned", "difference": "Fine-tuned minus base"}
     values = {name: numbers(tables[name]["heads"], "mean") for name in panels}
     layers, heads = values["base"].shape
-    figure = new_figure(9.2, _height(layers) + 0.5)
+    figure = new_figure(9.2, heatmap_height(layers) + 0.5)
     axes = figure.subplots(1, 3)
     both = diverging_norm(np.stack([values["base"], values["fine_tuned"]]))
     for panel, (name, title) in zip(axes, panels.items(), strict=True):
@@ -73,14 +61,14 @@ def ablation(data: RunData) -> Picture:
         mesh = _flagged_cells(panel, values[name], tables[name]["heads"]["flag"], norm)
         panel.set(title=title, xlabel="head")
         if name != "base":
-            _bar(figure, mesh, panel if name == "difference" else axes[:2], "rise of the loss (nats a token)")
+            colour_bar(figure, mesh, panel if name == "difference" else axes[:2], "rise of the loss (nats a token)")
     rows_of(axes)
     ours = tables["fine_tuned"]["heads"]
     place = strongest(ours, "mean")
     count = int(np.sum(ours["flag"]))
     changed = int(np.sum(tables["difference"]["heads"]["flag"]))
     finding = (
-        f"Fine-tuned suffers most without head {place[0]}.{place[1]}: {quoted(ours, 'mean', place)} nats a token; "
+        f"Fine-tuned suffers most without head {place[0]}.{place[1]}: {cell(ours, 'mean', place)} nats a token; "
         f"{count} of {layers * heads} heads matter beyond chance, and {changed} matter more or less than in base."
         if count
         else f"No single head of the fine-tuned model matters beyond chance ({layers * heads} heads)."
@@ -93,7 +81,7 @@ def ablation(data: RunData) -> Picture:
         "One cell a head: rise of the loss on the reference summary when the head adds its mean over the probe set in "
         f"place of its own output, at every position; n = {data.causal['articles']} articles. Grey: not named at a "
         f"false-discovery rate of 5 %. With zero in place of the mean, head {rest[0]}.{rest[1]} leads "
-        f"({quoted(zero, 'mean', rest)}).",
+        f"({cell(zero, 'mean', rest)}).",
         ARTICLES_ONLY + " Other heads may stand in for one that is taken out: a small rise is no proof of idleness.",
         figure=figure,
     )
@@ -101,18 +89,18 @@ def ablation(data: RunData) -> Picture:
 
 def patching(data: RunData) -> Picture:
     """Share of the gain lost and recovered when one part's output comes from the other model."""
-    tables = {direction: part(data, "patching", direction) for direction in ("noising", "denoising")}
+    tables = {direction: part(data, "patching", direction) for direction in DIRECTIONS}
     titles = {"noising": "Lost: base's output in fine-tuned", "denoising": "Recovered: fine-tuned's output in base"}
     layers, heads = numbers(tables["noising"]["heads"], "share").shape
-    figure = new_figure(9.2, _height(layers) + 3.1)
-    grid = figure.subplots(2, 2, height_ratios=[_height(layers), 2.4])
+    figure = new_figure(9.2, heatmap_height(layers) + 3.1)
+    grid = figure.subplots(2, 2, height_ratios=[heatmap_height(layers), 2.4])
     for column, (direction, table) in enumerate(tables.items()):
         top, bottom = grid[:, column]
         shares = 100 * numbers(table["heads"], "share")
         mesh = _flagged_cells(top, shares, table["heads"]["flag"], diverging_norm(shares))
         top.set(title=titles[direction], xlabel="head", ylabel="" if column else "layer")
-        _bar(figure, mesh, top, "% of the gain")
-        for (site, name), color in zip(SITES.items(), CATEGORIES, strict=False):
+        colour_bar(figure, mesh, top, "% of the gain")
+        for (site, name), color in zip(WHOLE_SITES.items(), CATEGORIES, strict=False):
             share, low, high = (100 * numbers(table[site], key) for key in ("share", "low", "high"))
             line(bottom, range(len(share)), share, color, name, (low, high))
         bottom.axhline(0, color=MUTED, linewidth=0.7)
@@ -123,9 +111,9 @@ def patching(data: RunData) -> Picture:
     lost, recovered = strongest(noising, "share"), strongest(denoising, "share")
     named = [int(np.sum(table["flag"])) for table in (noising, denoising)]
     finding = (
-        f"With base's head {lost[0]}.{lost[1]} fine-tuned loses {quoted(noising, 'share', lost, 100, 1)} % of its "
+        f"With base's head {lost[0]}.{lost[1]} fine-tuned loses {cell(noising, 'share', lost, 100, 1)} % of its "
         f"gain; fine-tuned's head {recovered[0]}.{recovered[1]} gives base "
-        f"{quoted(denoising, 'share', recovered, 100, 1)} % of it. "
+        f"{cell(denoising, 'share', recovered, 100, 1)} % of it. "
         f"{named[0]} and {named[1]} of {layers * heads} heads do so beyond chance."
         if any(named)
         else f"No single head loses or recovers any of the gain beyond chance ({layers * heads} heads)."
@@ -157,12 +145,12 @@ def moved_and_matters(data: RunData) -> Picture:
         moved = numbers(found["moved"], name)
         panel.scatter(moved, shares, s=18, color=ACCENT, alpha=0.7, linewidths=0)
         panel.axhline(0, color=MUTED, linewidth=0.7)
-        title, unit = MOVED[name]
+        title, unit = MOVED[name].title, MOVED[name].unit
         panel.set(title=f"{title}\n{_rho(correlation(data, name, 'noising'))}", xlabel=f"{title.lower()} ({unit})")
         panel.set_xlabel(unit)
         _name_extremes(panel, moved, shares)
     axes[0].set_ylabel("gain lost with base's head (%)")
-    sentence = verdict(correlation(data, known[0], "noising"), MOVED[known[0]][0])
+    sentence = verdict(correlation(data, known[0], "noising"), MOVED[known[0]].title)
     return Picture(
         "causal_moved_and_matters",
         "Do the heads that moved most matter most?",
@@ -248,17 +236,10 @@ def circuit(data: RunData) -> Picture:
     )
 
 
-FLOORS = {
-    "sampling": ("other articles (halves)", "o"),
-    "numerical": ("other arithmetic", "s"),
-    "seed": ("another seed", "D"),
-}
-
-
 def noise_floor(data: RunData) -> Picture:
     """How many heads and neurons changed beyond the noise floors, and how high those are beside the change."""
     found = part(data, "noise_floor")
-    metrics = {BY_KEY[key].title: row for key, row in found["heads"].items() if key in BY_KEY}
+    metrics = {HEAD[key].title: row for key, row in found["heads"].items() if key in HEAD}
     if not metrics:
         raise Missing(data.causal["left_out"].get("noise_floor/heads", "no captured metric was compared"))
     figure = new_figure(9.2, 0.28 * len(metrics) + 1.5)
@@ -286,7 +267,7 @@ def noise_floor(data: RunData) -> Picture:
         "neurons did."
     )
     floors = found.get("floors") or {"sampling": "disjoint halves of the probe articles in base alone"}
-    used = "; ".join(f"{FLOORS[name][0]}: {what}" for name, what in floors.items())
+    used = "; ".join(f"{FLOORS[name].label}: {what}" for name, what in floors.items())
     missing = (data.causal.get("left_out") or {}).get("noise_floor/seed")
     caveat = "One or two other seeds are a small sample of seeds." if "seed" in floors else ARTICLES_ONLY
     return Picture(
@@ -304,20 +285,16 @@ def noise_floor(data: RunData) -> Picture:
 
 def _floors(axes, medians: list[dict]) -> None:
     """Each floor in % of the change, a row a metric: medians over the heads. Nothing changed, or no floor: no mark."""
-    for (name, (label, marker)), color in zip(FLOORS.items(), CATEGORIES, strict=False):
+    for (name, floor), color in zip(FLOORS.items(), CATEGORIES, strict=False):
         rows = [y for y, median in enumerate(medians) if median.get(name) and median.get("change")]
         if rows:
             shares = [100 * medians[y][name] / medians[y]["change"] for y in rows]
-            axes.plot(shares, rows, marker, color=color, markersize=4.5, label=label)
+            axes.plot(shares, rows, MARKERS[name], color=color, markersize=4.5, label=floor.label)
     axes.axvline(100, color=MUTED, linewidth=0.8, linestyle="--")
     axes.set(xscale="log", ylim=(len(medians) - 0.5, -0.5), xlabel="floor (% of the change)")
     axes.set_yticks(range(len(medians)), [])
     if axes.get_legend_handles_labels()[0]:
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=1, borderpad=0)
-
-
-def _height(layers: int) -> float:
-    return float(np.clip(0.2 * layers + 1.0, 1.9, 4.6))
 
 
 def _flagged_cells(axes, values: np.ndarray, flag: list, norm):
@@ -327,12 +304,6 @@ def _flagged_cells(axes, values: np.ndarray, flag: list, norm):
     if np.isfinite(uncertain).any():
         cells_over(axes, uncertain)
     return mesh
-
-
-def _bar(figure, mesh, axes, label: str) -> None:
-    bar = figure.colorbar(mesh, ax=axes, label=label, aspect=28, pad=0.02)
-    bar.outline.set_visible(False)
-    bar.ax.tick_params(length=2)
 
 
 def _rho(found: dict | None) -> str:

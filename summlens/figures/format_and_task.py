@@ -4,17 +4,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from summlens.figures.heads import BY_KEY
+from summlens.core.words import percent
 from summlens.figures.kit.grid import cells, cells_over, rows_of
-from summlens.figures.kit.marks import ARTICLES_ONLY
+from summlens.figures.kit.marks import ARTICLES_ONLY, heatmap_height
 from summlens.figures.kit.picture import Picture, new_figure
-from summlens.figures.kit.rundata import Missing, RunData, change, percent
+from summlens.figures.kit.rundata import Missing, RunData, change
 from summlens.figures.kit.style import ACCENT, CATEGORIES, DIVERGING, MUTED, diverging_norm
+from summlens.names import CONTROLS, HEAD
 
-CONTROLS = {
-    "shuffled-pairs": "a control fine-tuned for as many steps on the same articles with other articles' summaries",
-    "language-model": "a control fine-tuned for as many steps on the text of the same articles alone",
-}
 SHOWN = ("kl", "normalized_entropy")
 PANELS = {"total": "Total: fine-tuned − base", "format": "Format: control − base", "task": "Task: the difference"}
 
@@ -48,7 +45,7 @@ def format_and_task(data: RunData, control: str) -> Picture:
     """Total, format and task by head for KL and normalized entropy, and the heads that moved most."""
     found = {metric: split(data, control, metric) for metric in SHOWN}
     layers, heads = found["kl"].flag.shape
-    tall = float(np.clip(0.2 * layers + 1.0, 1.9, 4.6))
+    tall = heatmap_height(layers)
     shown = min(10, layers * heads)
     figure = new_figure(9.2, 2 * tall + 0.26 * shown + 1.6)
     places = figure.add_gridspec(3, 6, height_ratios=[tall, tall, 0.26 * shown + 1.0])
@@ -62,17 +59,17 @@ def format_and_task(data: RunData, control: str) -> Picture:
                 cells_over(axes, np.where(grey, 1.0, np.nan))
             axes.set(title=title if row == 0 else name.capitalize(), xlabel="head" if row else "")
         rows_of(panels)
-        label = BY_KEY[metric].title.replace(" from", "\nfrom").replace("Normalized ", "Normalized\n")
-        bar = figure.colorbar(mesh, ax=panels, label=f"{label} ({BY_KEY[metric].unit})", aspect=24, pad=0.02)
+        label = HEAD[metric].title.replace(" from", "\nfrom").replace("Normalized ", "Normalized\n")
+        bar = figure.colorbar(mesh, ax=panels, label=f"{label} ({HEAD[metric].unit})", aspect=24, pad=0.02)
         bar.outline.set_visible(False)
         bar.ax.tick_params(length=2)
     _most(figure.add_subplot(places[2, :3]), found["kl"], shown)
     _against(figure.add_subplot(places[2, 3:]), found["kl"])
     return Picture(
-        "controls" if control == "shuffled-pairs" else "controls_language_model",
+        CONTROLS[control].picture,
         f"Format and task: beside the {control} control",
         finding(data, control),
-        f"Base, fine-tuned and {CONTROLS[control]}, on the summary positions of the same n = "
+        f"Base, fine-tuned and {CONTROLS[control].caption}, on the summary positions of the same n = "
         f"{data.controls['articles']} probe articles. One cell a head, one scale a row. Grey: below the noise floor or "
         "within its 95 % interval (total, format), or not named at a false-discovery rate of 5 % (task). Below: the "
         "heads that moved furthest, with 95 % intervals, and all heads; on the dashed line the control moved as far.",
@@ -109,7 +106,7 @@ def _below(data: RunData, metric: str, part: str, parts: Split) -> np.ndarray:
         return ~parts.flag & np.isfinite(value)
     none = ~((low > 0) | (high < 0))
     if part == "total":
-        flags = change(data, BY_KEY[metric].arrays).above_noise
+        flags = change(data, HEAD[metric].array()).above_noise
         none = none | (False if flags is None else ~flags)
     return none & np.isfinite(value)
 

@@ -19,75 +19,18 @@ from summlens.figures.kit.style import (
     sequential_map,
     sequential_norm,
 )
+from summlens.names import HEAD, HEAD_METRICS, PROJECTIONS, HeadMetric, head_weights
 
 NOTHING_MOVED = "At the last step no head's attention is known to differ from the base model's."
-
-
-@dataclass(frozen=True)
-class Metric:
-    """How a per-head metric is written about. `divergence` metrics are zero by definition before fine-tuning."""
-
-    key: str
-    title: str
-    unit: str
-    meaning: str
-    digits: int = 3
-    divergence: bool = False
-
-    @property
-    def arrays(self) -> str:
-        """The metric's key in a step's arrays, over summary positions."""
-        return f"{self.key}/summary" if self.key == "head_output_norm" else f"attention/{self.key}/summary"
-
-    @property
-    def suffix(self) -> str:
-        """The unit behind a number in a sentence; shares and scales from 0 to 1 have none."""
-        unit = self.unit.split(",")[0]
-        return "" if unit in ("0 to 1", "share") else f" {unit}"
-
-    @property
-    def prose(self) -> str:
-        """The title within a sentence."""
-        return self.title if self.title[1].isupper() or "–" in self.title else self.title[0].lower() + self.title[1:]
-
-    @property
-    def no_sink(self) -> str | None:
-        """The same without the first token, where there is such a variant."""
-        plain = self.key in ("head_output_norm", "first_token_share")
-        return None if plain else f"attention/{self.key}_no_sink/summary"
-
-
-METRICS = (
-    Metric("kl", "KL divergence from base", "bits", "how far attention moved from the base model's", divergence=True),
-    Metric(
-        "js",
-        "Jensen–Shannon divergence from base",
-        "bits, 0 to 1",
-        "how far attention moved, by a measure that is symmetric and bounded",
-        divergence=True,
-    ),
-    Metric("entropy", "Attention entropy", "bits", "how widely a query spreads its attention", 2),
-    Metric("normalized_entropy", "Normalized attention entropy", "0 to 1", "entropy over its largest possible value"),
-    Metric("sparsity", "Attention sparsity (Gini)", "0 to 1", "how few tokens receive most of the attention"),
-    Metric("copy_score", "Copy score", "share", "attention on earlier occurrences of the token about to be written"),
-    Metric("head_output_norm", "Head output norm", "model units", "how much a head adds to the residual stream", 2),
-    Metric("first_token_share", "Attention on the first token", "share", "the sink, which says little"),
-    Metric("previous_token_share", "Attention on the previous token", "share", "local attention"),
-    Metric("article_share", "Attention on the article", "share", "reading the source"),
-    Metric("summary_share", "Attention on the summary so far", "share", "reading what has been written"),
-    Metric("distance", "Attention distance", "tokens", "mean distance between query and key", 1),
-)
-BY_KEY = {metric.key: metric for metric in METRICS}
-REGIONS = ("first_token_share", "previous_token_share", "article_share", "summary_share", "distance")
 
 
 def heatmap(data: RunData, key: str) -> Picture:
     """Base, fine-tuned and change of one metric over layers and heads, with the variant without the sink beside it
     where a verdict differs in some head (for a divergence: always)."""
-    metric = BY_KEY[key]
+    metric = HEAD[key]
     data.needs_training()
-    plain = change(data, metric.arrays)
-    bare = _optional_change(data, metric.no_sink)
+    plain = change(data, metric.array())
+    bare = _optional_change(data, metric.array(no_sink=True) if metric.no_sink else None)
     differs = np.zeros(plain.change.shape, bool) if bare is None else plain.verdict != bare.verdict
     rows = [("as defined", plain)]
     if bare is not None and (metric.divergence or differs.any()):
@@ -110,7 +53,7 @@ def _optional_change(data: RunData, key: str | None) -> Change | None:
         return None
 
 
-def _finding(metric: Metric, result: Change, data: RunData) -> str:
+def _finding(metric: HeadMetric, result: Change, data: RunData) -> str:
     if not np.isfinite(result.change).any():
         return f"{metric.title} could not be measured in any head."
     known = np.isfinite(result.change).sum()
@@ -140,7 +83,7 @@ def _finding(metric: Metric, result: Change, data: RunData) -> str:
     )
 
 
-def _reading(metric: Metric, result: Change, two_rows: bool, differs: np.ndarray, data: RunData) -> str:
+def _reading(metric: HeadMetric, result: Change, two_rows: bool, differs: np.ndarray, data: RunData) -> str:
     text = (
         f"One cell a head: {metric.meaning} ({metric.unit}), mean over the summary positions of n = {data.articles} "
         f"probe articles at step {data.steps[0]} (base) and step {data.steps[-1]} (fine-tuned). "
@@ -168,14 +111,14 @@ def _reading(metric: Metric, result: Change, two_rows: bool, differs: np.ndarray
     return text
 
 
-def _multiplicity(metric: Metric, result: Change) -> str:
+def _multiplicity(metric: HeadMetric, result: Change) -> str:
     if metric.divergence:
         return "A divergence is never negative, so any training at all raises it: read it beside a control."
     expected = 0.05 * np.isfinite(result.change).sum()
     return f"About {expected:.0f} of these heads would leave their interval by chance."
 
 
-def _draw_divergence(metric: Metric, rows: list) -> object:
+def _draw_divergence(metric: HeadMetric, rows: list) -> object:
     values = [result.fine_tuned for _, result in rows]
     figure = new_figure(8.0 if len(rows) > 1 else 4.6, heatmap_height(len(values[0]), 1) + 0.5)
     panels = figure.subplots(1, len(rows), squeeze=False)[0]
@@ -190,7 +133,7 @@ def _draw_divergence(metric: Metric, rows: list) -> object:
     return figure
 
 
-def _draw_change(metric: Metric, rows: list, differs: np.ndarray) -> object:
+def _draw_change(metric: HeadMetric, rows: list, differs: np.ndarray) -> object:
     layers, _ = rows[0][1].change.shape
     figure = new_figure(9.2, heatmap_height(layers, len(rows)) + 0.4)
     grid = figure.subplots(len(rows), 3, squeeze=False)
@@ -218,7 +161,7 @@ def _draw_change(metric: Metric, rows: list, differs: np.ndarray) -> object:
 def _evolution(data: RunData) -> tuple[np.ndarray, np.ndarray]:
     """(S, L, H) KL from base, and change of normalized entropy since the first capture."""
     data.needs_training()
-    kl, entropy = (data.heads.get(BY_KEY[key].arrays) for key in ("kl", "normalized_entropy"))
+    kl, entropy = (data.heads.get(HEAD[key].array()) for key in ("kl", "normalized_entropy"))
     if kl is None or entropy is None:
         raise Missing("attention KL or normalized entropy was not captured")
     return kl, entropy - entropy[0]
@@ -363,22 +306,22 @@ class HeadRow:
 def most_changed(data: RunData, count: int = 10) -> list[HeadRow]:
     """The heads whose attention moved most, by KL over the summary positions, with every number about them."""
     data.needs_training()
-    kl = change(data, BY_KEY["kl"].arrays).change
+    kl = change(data, HEAD["kl"].array()).change
     order = np.argsort(-np.nan_to_num(kl, nan=-1.0), axis=None, kind="stable")[:count]
     places = [tuple(int(i) for i in np.unravel_index(index, kl.shape)) for index in order]
     numbers = {place: {} for place in places}
-    for metric in METRICS:
-        for key, stored in ((metric.key, metric.arrays), (f"{metric.key}_no_sink", metric.no_sink)):
+    for metric in HEAD_METRICS:
+        for form, stored in metric.arrays().items():
             result = _optional_change(data, stored)
             if result is None or result.change.shape != kl.shape:
                 continue
             table = np.stack([result.base, result.fine_tuned, result.change, result.low, result.high], -1)
             for place in places:
-                numbers[place][key] = tuple(float(number) for number in table[place])
+                numbers[place][form] = tuple(float(number) for number in table[place])
     weights = {
-        matrix: data.last.arrays[f"weights_by_head/{matrix}/relative"]
-        for matrix in "qkvo"
-        if f"weights_by_head/{matrix}/relative" in data.last.arrays
+        matrix: data.last.arrays[head_weights(matrix, "relative")]
+        for matrix in PROJECTIONS
+        if head_weights(matrix, "relative") in data.last.arrays
     }
     return [
         HeadRow(*place, numbers[place], {matrix: float(values[place]) for matrix, values in weights.items()})
@@ -389,7 +332,7 @@ def most_changed(data: RunData, count: int = 10) -> list[HeadRow]:
 def ranking(data: RunData) -> Picture:
     """The ten heads that moved most, with their intervals."""
     data.needs_training()
-    before, after = data.ends(BY_KEY["kl"].arrays)
+    before, after = data.ends(HEAD["kl"].array())
     mean, low, high = (values.ravel() for values in interval(after.astype(np.float64) - before))
     order = np.argsort(-np.nan_to_num(mean, nan=-1.0), kind="stable")[:10]
     heads = after.shape[2]

@@ -3,10 +3,11 @@
 import numpy as np
 from matplotlib.colors import Normalize
 
+from summlens.core.words import listed
 from summlens.figures.kit.grid import draw_matrix
 from summlens.figures.kit.marks import ARTICLES_ONLY, BAND_RESAMPLES, chosen_layers, line
 from summlens.figures.kit.picture import Picture, gif, new_figure
-from summlens.figures.kit.rundata import Missing, RunData, floors_in_words, interval, layers_above_noise, listed
+from summlens.figures.kit.rundata import Missing, RunData, floors_in_words, interval, layers_above_noise
 from summlens.figures.kit.style import (
     ACCENT,
     BASE,
@@ -17,8 +18,9 @@ from summlens.figures.kit.style import (
     plotly_template,
     sequential_map,
 )
+from summlens.names import LAYER
 
-MEASURES = {"rsa": "RSA", "cka": "debiased linear CKA"}
+MEASURES = {key: LAYER[key].title for key in ("rsa", "cka")}
 SYMBOLS = ("circle", "square", "diamond", "circle-open", "square-open", "diamond-open")
 MOST_POINTS = 8000  # in the interactive figure: more make the page heavy and the cloud no clearer
 MOST_LAYERS = 13  # in its legend: GPT-2's twelve and the embeddings

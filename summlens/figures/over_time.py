@@ -2,11 +2,12 @@
 
 import numpy as np
 
-from summlens.figures.heads import BY_KEY
 from summlens.figures.kit.marks import ARTICLES_ONLY, BAND_RESAMPLES, chosen_layers, line
 from summlens.figures.kit.picture import Picture, new_figure
 from summlens.figures.kit.rundata import Missing, RunData, interval
 from summlens.figures.kit.style import ACCENT, BASE, CATEGORIES, MUTED, depth_colors
+from summlens.names import HEAD, LOSS
+from summlens.stats.columns import nanmean
 
 TEMPORAL = ("kl", "normalized_entropy", "sparsity", "copy_score", "first_token_share", "head_output_norm")
 LOGGED = {"loss": "training", "eval_loss": "validation"}
@@ -15,7 +16,7 @@ LOGGED = {"loss": "training", "eval_loss": "validation"}
 def training_curves(data: RunData) -> Picture:
     """Training and validation loss, and the learning rate, as logged; and the loss on the probe summaries."""
     logged = {name: data.logged(name) for name in (*LOGGED, "learning_rate")}
-    probe = data.layers.get("loss/summary")
+    probe = data.layers.get(LOSS)
     if probe is None and not any(len(logged[name][0]) for name in LOGGED):
         raise Missing("no loss was captured")
     rates = len(logged["learning_rate"][0]) > 0
@@ -60,10 +61,10 @@ def _from_to(what: str, values) -> str:
 def temporal_metrics(data: RunData) -> Picture:
     """The layers' means of the attention metrics over the steps, with bands."""
     data.needs_training()
-    metrics = [BY_KEY[key] for key in TEMPORAL if BY_KEY[key].arrays in data.layers]
+    metrics = [HEAD[key] for key in TEMPORAL if HEAD[key].array() in data.layers]
     if not metrics:
         raise Missing("no attention metric was captured")
-    layers = data.layers[metrics[0].arrays].shape[2]
+    layers = data.layers[metrics[0].array()].shape[2]
     chosen = chosen_layers(layers)
     columns = min(3, len(metrics))
     rows = -(-len(metrics) // columns)
@@ -71,7 +72,7 @@ def temporal_metrics(data: RunData) -> Picture:
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     colors = depth_colors(layers)
     for axes, metric in zip(grid, metrics, strict=False):
-        values = np.moveaxis(data.layers[metric.arrays][:, :, chosen], 1, 0).astype(float)  # (A, S, chosen layers)
+        values = np.moveaxis(data.layers[metric.array()][:, :, chosen], 1, 0).astype(float)  # (A, S, chosen layers)
         values -= values[:, :1]  # paired: each article against itself at the first capture
         mean, low, high = interval(values, BAND_RESAMPLES)
         for index, layer in enumerate(chosen):
@@ -100,7 +101,7 @@ def temporal_metrics(data: RunData) -> Picture:
 def _temporal_finding(data: RunData, metrics) -> str:
     moved, still = [], []
     for metric in metrics:
-        values = data.layers[metric.arrays].astype(float)
+        values = data.layers[metric.array()].astype(float)
         mean, low, high = interval((values[-1] - values[0]).mean(axis=1))
         if low > 0 or high < 0:
             moved.append(
@@ -134,7 +135,7 @@ def gradient_norms(data: RunData) -> Picture:
     right.set(title="By layer", xlabel="optimiser step")
     right.set_ylim(bottom=0)
     right.legend(loc="center left", bbox_to_anchor=(1, 0.5))
-    means = _mean_or_nan(layers)
+    means = nanmean(layers, 0)
     finding = "No gradient norm is finite."
     if np.isfinite(means).any():
         top = int(np.nanargmax(means))
@@ -154,9 +155,3 @@ def gradient_norms(data: RunData) -> Picture:
 
 def _or_nan(value) -> float:
     return np.nan if value is None else float(value)
-
-
-def _mean_or_nan(values: np.ndarray) -> np.ndarray:
-    present = np.isfinite(values)
-    count = present.sum(axis=0)
-    return np.where(count, np.where(present, values, 0).sum(axis=0) / np.maximum(count, 1), np.nan)

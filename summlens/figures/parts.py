@@ -5,7 +5,7 @@ import re
 import numpy as np
 
 from summlens.figures.kit.grid import cells, draw_matrix, rows_of
-from summlens.figures.kit.marks import ARTICLES_ONLY, BAND_RESAMPLES, chosen_layers, line
+from summlens.figures.kit.marks import ARTICLES_ONLY, BAND_RESAMPLES, chosen_layers, colour_bar, heatmap_height, line
 from summlens.figures.kit.picture import Picture, new_figure
 from summlens.figures.kit.rundata import Missing, RunData, interval, neuron_change, neuron_changes
 from summlens.figures.kit.style import (
@@ -19,20 +19,9 @@ from summlens.figures.kit.style import (
     sequential_map,
     sequential_norm,
 )
-
-SITES = {
-    "residual": "Residual stream",
-    "attention_output": "Attention output",
-    "mlp_output": "MLP output",
-    "mlp_hidden": "MLP hidden",
-}
-PROSE = {site: name[0].lower() + name[1:] if name[1].islower() else name for site, name in SITES.items()}
-STATISTICS = {
-    "mean": "mean",
-    "max": "maximum",
-    "std": "standard deviation",
-    "positive_share": "share above zero",
-}  # of a neuron
+from summlens.names import NEURON_STATISTICS, PROJECTIONS, SITES, head_weights
+from summlens.names import neurons as neurons_key
+from summlens.stats.columns import nanmean
 
 
 def weight_table(data: RunData, index: int = -1) -> tuple[list[str], np.ndarray]:
@@ -71,14 +60,13 @@ def weight_change(data: RunData) -> Picture:
             names, values = weight_table(data, index)
         except Missing:
             names, values = kinds, np.full(table.shape, np.nan)
-        over_steps.append(_rows_mean(values) if names == kinds else np.full(len(kinds), np.nan))
+        over_steps.append(nanmean(values, 1) if names == kinds else np.full(len(kinds), np.nan))
     figure = new_figure(9.2, max(2.7, 0.26 * len(kinds) + 1.1))
     left, right = figure.subplots(1, 2, width_ratios=[1.25, 1])
     mesh = draw_matrix(left, 100 * table, cmap=sequential_map(), norm=sequential_norm(100 * table))
     left.set(title="At the last step", xlabel="layer")
     left.set_yticks(range(len(kinds)), kinds)
-    bar = figure.colorbar(mesh, ax=left, label="% of the matrix's norm", aspect=28, pad=0.02)
-    bar.outline.set_visible(False)
+    colour_bar(figure, mesh, left, "% of the matrix's norm")
     for values, name, color in zip(100 * np.array(over_steps).T, kinds, CATEGORIES * len(kinds), strict=False):
         line(right, data.steps, values, color, name)
     right.set(title="Mean over layers", xlabel="optimiser step", ylabel="% of the matrix's norm")
@@ -100,35 +88,28 @@ def weight_change(data: RunData) -> Picture:
     )
 
 
-def _rows_mean(values: np.ndarray) -> np.ndarray:
-    present = np.isfinite(values)
-    return np.where(present.any(1), np.where(present, values, 0).sum(1) / np.maximum(present.sum(1), 1), np.nan)
-
-
 def weight_change_heads(data: RunData) -> Picture:
     """Relative change of each head's slice of Q, K, V and the output projection."""
     data.needs_training()
-    present = [m for m in "qkvo" if f"weights_by_head/{m}/relative" in data.last.arrays]
+    present = [part for part in PROJECTIONS if head_weights(part, "relative") in data.last.arrays]
     if not present:
         raise Missing("no weight change by head was captured")
-    tables = [100 * data.last.arrays[f"weights_by_head/{matrix}/relative"].astype(float) for matrix in present]
+    tables = [100 * data.last.arrays[head_weights(matrix, "relative")].astype(float) for matrix in present]
     layers, _ = tables[0].shape
-    figure = new_figure(9.2, float(np.clip(0.18 * layers + 1.3, 2.1, 4.6)))
+    figure = new_figure(9.2, heatmap_height(layers) + 0.2)
     panels = figure.subplots(1, len(present), squeeze=False)[0]
     norm = sequential_norm(*tables)
-    names = {"q": "Query", "k": "Key", "v": "Value", "o": "Output"}
     for axes, matrix, table in zip(panels, present, tables, strict=True):
         mesh = cells(axes, table, cmap=sequential_map(), norm=norm)
-        axes.set(title=names[matrix], xlabel="head")
+        axes.set(title=PROJECTIONS[matrix].capitalize(), xlabel="head")
     rows_of(panels)
-    bar = figure.colorbar(mesh, ax=panels, label="% of the slice's norm", aspect=28, pad=0.02)
-    bar.outline.set_visible(False)
+    colour_bar(figure, mesh, panels, "% of the slice's norm")
     stacked = np.stack(tables)
     finding = "No weight change by head is finite."
     if np.isfinite(stacked).any():
         matrix, layer, head = np.unravel_index(np.nanargmax(stacked), stacked.shape)
         finding = (
-            f"The {names[present[matrix]].lower()} weights of head {layer}.{head} moved most: "
+            f"The {PROJECTIONS[present[matrix]]} weights of head {layer}.{head} moved most: "
             f"{stacked[matrix, layer, head]:.2f} % of their norm."
         )
     return Picture(
@@ -145,18 +126,18 @@ def activations(data: RunData) -> Picture:
     """Mean absolute activation by site and layer, base and fine-tuned, with the ratio of the two."""
     if data.last is None:
         raise Missing("no captured step")
-    sites = [site for site in SITES if f"activation/{site}/mean_abs/summary" in data.last.arrays]
+    sites = [site for site in SITES if site.array("mean_abs") in data.last.arrays]
     if not sites:
         raise Missing("no activation magnitude was captured")
     figure = new_figure(9.2, 2.7)
     panels = figure.subplots(1, len(sites), squeeze=False)[0]
     ratios = []
     for axes, site in zip(panels, sites, strict=True):
-        before, after = data.ends(f"activation/{site}/mean_abs/summary")
+        before, after = data.ends(site.array("mean_abs"))
         for values, color, label in ((before, BASE, "base"), (after, ACCENT, "fine-tuned")):
             mean, low, high = interval(values, BAND_RESAMPLES)
             line(axes, range(values.shape[1]), mean, color, label, (low, high))
-        axes.set(title=SITES[site], xlabel="layer" if site != "residual" else "after block (0: embeddings)")
+        axes.set(title=site.title, xlabel="after block (0: embeddings)" if site.embeddings else "layer")
         axes.set_ylim(bottom=0)
         known = (before > 0) & np.isfinite(before) & np.isfinite(after)
         ratio, low, high = interval(np.divide(after, before, out=np.full(before.shape, np.nan), where=known))
@@ -172,7 +153,7 @@ def activations(data: RunData) -> Picture:
     if sure:
         _, site, layer, ratio, low, high = max(sure)
         finding = (
-            f"The largest change is in the {PROSE[site]} of layer {layer}: {ratio:.2f} [{low:.2f}, {high:.2f}] times "
+            f"The largest change is in the {site.prose} of layer {layer}: {ratio:.2f} [{low:.2f}, {high:.2f}] times "
             "base."
         )
     return Picture(
@@ -189,7 +170,7 @@ def activations(data: RunData) -> Picture:
 def neurons(data: RunData) -> Picture:
     """MLP neurons: how the change spreads in every layer, and the most changed ones over the steps."""
     data.needs_training()
-    if data.changed_neurons is None or "neuron/std" not in data.last.arrays:
+    if data.changed_neurons is None or neurons_key("std") not in data.last.arrays:
         raise Missing("no neuron activations were captured, or of different shapes")
     change = neuron_change(data)
     layers, width = change.shape
@@ -222,8 +203,7 @@ def neurons(data: RunData) -> Picture:
     right.grid(False)
     right.spines[:].set_visible(False)
     right.tick_params(length=0, color=MUTED)
-    bar = figure.colorbar(mesh, ax=right, label="change of mean activation", aspect=28, pad=0.02)
-    bar.outline.set_visible(False)
+    colour_bar(figure, mesh, right, "change of mean activation")
     layer, neuron = shown[0]
     beyond = int((np.abs(change) > 1).sum())
     by_article = neuron_changes(data, layer, neuron)
@@ -231,7 +211,7 @@ def neurons(data: RunData) -> Picture:
         spread = "Saved as means over the probe set, so there is no interval over articles here."
     else:
         changes = [
-            "{} {:+.3f} [{:+.3f}, {:+.3f}]".format(STATISTICS[name], *interval(values))
+            "{} {:+.3f} [{:+.3f}, {:+.3f}]".format(NEURON_STATISTICS[name], *interval(values))
             for name, values in by_article.items()
         ]
         spread = (

@@ -1,41 +1,13 @@
 """Scores of the summaries, every system beside its baselines."""
 
-from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
 
-from summlens.core.config import CONTROLS, SEED
+from summlens import names
 from summlens.figures.kit.picture import Picture, new_figure
 from summlens.figures.kit.rundata import Missing, RunData
 from summlens.figures.kit.style import ACCENT, BASE, CATEGORIES, MUTED
-
-SCORES = {
-    "rouge1": ("ROUGE-1", "F1 × 100"),
-    "rouge2": ("ROUGE-2", "F1 × 100"),
-    "rougeL": ("ROUGE-L", "F1 × 100"),
-    "rougeLsum": ("ROUGE-Lsum", "F1 × 100"),
-    "meteor": ("METEOR", "× 100"),
-    "meteor_no_synonyms": ("METEOR, no synonyms", "× 100"),
-    "bertscore": ("BERTScore", "F1 × 100"),
-    "length": ("Length", "words"),
-    "compression": ("Compression", "article / summary"),
-    "coverage": ("Coverage", "%"),
-    "density": ("Density", "words"),
-    "novel_unigrams": ("Novel words", "%"),
-    "novel_bigrams": ("Novel bigrams", "%"),
-    "novel_trigrams": ("Novel trigrams", "%"),
-    "repetition": ("Repetition", "%"),
-    "finished": ("Finished", "%"),
-    "unsupported": ("Unsupported", "%"),
-}
-QUALITY = ("rouge1", "rouge2", "rougeL", "rougeLsum", "meteor", "meteor_no_synonyms", "bertscore")
-FIRST, LAST = ("zero_shot", "fine_tuned"), ("lead3", "random3", "oracle", "reference")  # between: controls, seeds
-RIVALS = {
-    "zero_shot": "the model before fine-tuning (zero-shot)",
-    "shuffled-pairs": "the shuffled-pairs control, which could learn the format alone",
-    "language-model": "the language-model control, which could learn neither format nor task",
-}
 
 
 @dataclass(frozen=True)
@@ -58,14 +30,8 @@ def systems(data: RunData) -> dict[str, dict[str, Score]]:
             for score, value in found[name].get("scores", {}).items()
             if value is not None
         }
-        for name in reading_order(found)
+        for name in names.reading_order(found)
     }
-
-
-def reading_order(names: Collection[str]) -> list[str]:
-    """Base and fine-tuned model, the fine-tunes it is compared with, the baselines, the references."""
-    between = [name for name in names if name not in FIRST + LAST]
-    return [name for name in (*FIRST, *between, *LAST) if name in names]
 
 
 def _number(value) -> float:
@@ -80,12 +46,18 @@ def label(data: RunData, system: str) -> str:
 def score_names(table: dict[str, dict[str, Score]]) -> list[str]:
     """The scores there are, the known ones first and in reading order."""
     present = list(dict.fromkeys(score for scores in table.values() for score in scores))
-    return [score for score in SCORES if score in present] + [score for score in present if score not in SCORES]
+    return [score for score in names.SCORES if score in present] + [s for s in present if s not in names.SCORES]
 
 
 def title(score: str) -> tuple[str, str]:
     """(name, unit) of a score."""
-    return SCORES.get(score, (score.replace("_", " "), ""))
+    known = names.SCORES.get(score)
+    return (known.title, known.unit) if known else (score.replace("_", " "), "")
+
+
+def is_quality(score: str) -> bool:
+    """Whether a summary is held to be better, the larger the score is."""
+    return score in names.SCORES and names.SCORES[score].quality
 
 
 def comparison(data: RunData, a: str, b: str, score: str) -> dict | None:
@@ -103,8 +75,8 @@ def comparison(data: RunData, a: str, b: str, score: str) -> dict | None:
 
 def main_score(data: RunData) -> str:
     """The score that the report argues with: ROUGE-1, or the first quality score there is."""
-    names = score_names(systems(data))
-    return next((score for score in QUALITY if score in names), names[0] if names else "rouge1")
+    present = score_names(systems(data))
+    return next(filter(is_quality, present), present[0] if present else "rouge1")
 
 
 def verdict(data: RunData, other: str, score: str) -> str:
@@ -118,7 +90,7 @@ def verdict(data: RunData, other: str, score: str) -> str:
         return ""
     paired = comparison(data, "fine_tuned", other, score)
     values = f"{name} {ours.mean:.1f} against {theirs.mean:.1f}"
-    rival = RIVALS.get(other, label(data, other))
+    rival = _rival(data, other)
     if paired is None:
         apart = ours.low > theirs.high or theirs.low > ours.high
         return (
@@ -132,22 +104,29 @@ def verdict(data: RunData, other: str, score: str) -> str:
     return f"The fine-tuned model writes {better} summaries than {rival}: {values}, a difference of {points}."
 
 
+def _rival(data: RunData, other: str) -> str:
+    """Another system as it stands in a sentence about scores."""
+    if other == "zero_shot":
+        return "the model before fine-tuning (zero-shot)"
+    return names.CONTROLS[other].rival if other in names.CONTROLS else label(data, other)
+
+
 def scores(data: RunData) -> Picture:
     """Every system's quality scores with their intervals."""
     table = systems(data)
-    names = [score for score in score_names(table) if score in QUALITY][:5]
-    if not names:
+    shown_scores = list(filter(is_quality, score_names(table)))[:5]
+    if not shown_scores:
         raise Missing("evaluation.json holds no quality score")
     shown = [name for name in table if name != "reference"]
     figure = new_figure(9.2, 0.3 * len(shown) + 1.1)
-    panels = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
+    panels = figure.subplots(1, len(shown_scores), sharey=True, squeeze=False)[0]
     y = np.arange(len(shown))
-    for axes, score in zip(panels, names, strict=True):
+    for axes, score in zip(panels, shown_scores, strict=True):
         for place, system in enumerate(shown):
             value = table[system].get(score)
             if value is None:
                 continue
-            color, marker = _color(system), "D" if system in LAST else "o"
+            color, marker = _color(system), "D" if _is_baseline(system) else "o"
             axes.hlines(place, value.low, value.high, color=color, linewidth=2, alpha=0.5)
             axes.plot(value.mean, place, marker, color=color, markersize=5)
         name, unit = title(score)
@@ -157,7 +136,7 @@ def scores(data: RunData) -> Picture:
     panels[0].set_yticks(y, [label(data, system) for system in shown])
     articles = (data.evaluation or {}).get("articles", "an unknown number of")
     score = main_score(data)
-    verdicts = [verdict(data, other, score) for other in ("zero_shot", *CONTROLS)]
+    verdicts = [verdict(data, other, score) for other in ("zero_shot", *names.CONTROLS)]
     return Picture(
         "scores",
         "Scores",
@@ -169,15 +148,23 @@ def scores(data: RunData) -> Picture:
     )
 
 
+def _is_baseline(system: str) -> bool:
+    return system in names.SYSTEMS and names.SYSTEMS[system].kind != "model"
+
+
+def _is_run(system: str) -> bool:
+    """Whether it is the run's fine-tune, or that of another seed."""
+    return system == "fine_tuned" or names.seed_of(system) is not None
+
+
 def _color(system: str) -> str:
-    if system == "fine_tuned" or system.startswith(SEED):
+    if _is_run(system):
         return ACCENT
-    return MUTED if system == "zero_shot" else CATEGORIES[1] if system in CONTROLS else BASE
+    return MUTED if system == "zero_shot" else CATEGORIES[1] if system in names.CONTROLS else BASE
 
 
 def _seed_spread(table: dict[str, dict[str, Score]], score: str) -> str:
-    names = [name for name in table if name == "fine_tuned" or name.startswith(SEED)]
-    found = [table[name][score].mean for name in names if score in table[name]]
+    found = [table[name][score].mean for name in table if _is_run(name) and score in table[name]]
     if len(found) < 2:
         return "it does not cover another training seed."
     return f"over the {len(found)} training seeds {title(score)[0]} runs from {min(found):.1f} to {max(found):.1f}."

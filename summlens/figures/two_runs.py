@@ -3,12 +3,12 @@
 import numpy as np
 from scipy.stats import spearmanr
 
-from summlens.figures.heads import BY_KEY
 from summlens.figures.kit.marks import BAND_RESAMPLES, line
 from summlens.figures.kit.picture import Picture, new_figure
 from summlens.figures.kit.rundata import Missing, RunData, change, interval
 from summlens.figures.kit.style import ACCENT, CATEGORIES, GRID, MUTED
-from summlens.figures.scores import QUALITY, label, main_score, reading_order, score_names, systems, title
+from summlens.figures.scores import is_quality, label, main_score, score_names, systems, title
+from summlens.names import HEAD, reading_order
 
 COLORS = {"A": ACCENT, "B": CATEGORIES[1]}
 LAYER_METRICS = ("kl", "normalized_entropy", "copy_score")
@@ -18,7 +18,7 @@ CKA = "CKA with base"
 def scores(a: RunData, b: RunData) -> Picture:
     """Quality scores of every system in both runs, and the paired difference of the fine-tuned models' main score."""
     tables = {"A": systems(a), "B": systems(b)}
-    names = [s for s in score_names(tables["A"]) if s in QUALITY and s in score_names(tables["B"])][:5]
+    names = [s for s in score_names(tables["A"]) if is_quality(s) and s in score_names(tables["B"])][:5]
     if not names:
         raise Missing("the two evaluations have no quality score in common")
     shown = [name for name in reading_order({**tables["A"], **tables["B"]}) if name != "reference"]
@@ -75,7 +75,7 @@ def heads(a: RunData, b: RunData) -> Picture:
     changes = {}
     for name, data in (("A", a), ("B", b)):
         data.needs_training()
-        changes[name] = change(data, BY_KEY["kl"].arrays)
+        changes[name] = change(data, HEAD["kl"].array())
     x, y = changes["A"], changes["B"]
     if x.change.shape != y.change.shape:
         raise Missing(f"A has {_shape(x)}, B {_shape(y)}: their heads are not the same heads")
@@ -127,10 +127,10 @@ def layers(a: RunData, b: RunData) -> Picture:
         data.needs_training()
     bands, units = {}, {}  # by the panel's title: {run: (mean, low, high)}
     for key in LAYER_METRICS:
-        metric = BY_KEY[key]
+        metric = HEAD[key]
         found = {}
         for name, data in (("A", a), ("B", b)):
-            series = data.layers.get(metric.arrays)
+            series = data.layers.get(metric.array())
             if series is not None:
                 found[name] = interval(series[-1].astype(float) - series[0], BAND_RESAMPLES)
         if len(found) == 2:
@@ -149,7 +149,7 @@ def layers(a: RunData, b: RunData) -> Picture:
         axes.set_title(name, fontsize=8.5)
         axes.set(xlabel="layer (0: embeddings)" if name == CKA else "layer", ylabel=units[name])
     panels[0].legend()
-    kl = bands.get(BY_KEY["kl"].title)
+    kl = bands.get(HEAD["kl"].title)
     finding = "No divergence from base was captured in both runs."
     if kl is not None:
         most = {name: int(np.nanargmax(np.nan_to_num(mean, nan=-1))) for name, (mean, _, _) in kl.items()}

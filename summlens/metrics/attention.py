@@ -24,36 +24,10 @@ from torch import Tensor
 from torch.linalg import vecdot
 from torch.nn.functional import logsigmoid, pad
 
+from summlens.names import POSITIONS, attention_forms
 
-class Metric(NamedTuple):
-    unit: str
-    has_no_sink: bool
-    description: str
-    two_models: bool = False
-
-
-METRICS = {
-    "entropy": Metric("bits", True, "entropy of the attention row"),
-    "normalized_entropy": Metric("0..1", True, "entropy over its maximum, log2 of the row's entries"),
-    "sparsity": Metric("0..1", True, "Gini coefficient of the row over its own causal entries"),
-    "first_token_share": Metric("share", False, "mass on the first token (the attention sink)"),
-    "previous_token_share": Metric("share", True, "mass on the token just before the query"),
-    "article_share": Metric("share", True, "mass on the article's tokens"),
-    "summary_share": Metric("share", True, "mass on the summary's tokens so far"),
-    "distance": Metric("tokens", True, "mean distance from the query to what it attends to"),
-    "copy_score": Metric("share", True, "mass on earlier occurrences of the target, where the article has the target"),
-    "kl": Metric("bits", True, "KL divergence of the fine-tuned row from the base row", two_models=True),
-    "js": Metric("bits", True, "Jensen-Shannon divergence of the fine-tuned and the base row", two_models=True),
-}
-POSITIONS = ("summary", "all")
 _LN2 = math.log(2)
 _MASKED = -1e30  # finite, so that 0 * score is 0; exp gives exactly 0 beside any real score
-
-
-def metric_names(two_models: bool) -> list[str]:
-    """Every metric with its sink-free form, in the order of METRICS; divergences only where there are two models."""
-    chosen = {name: metric for name, metric in METRICS.items() if two_models or not metric.two_models}
-    return [form for name, m in chosen.items() for form in ([name, f"{name}_no_sink"] if m.has_no_sink else [name])]
 
 
 @dataclass(frozen=True)
@@ -99,7 +73,7 @@ def attention_statistics(
     positions: Sequence[str] = POSITIONS,
     block_elements: int | None = None,
 ) -> dict[str, Tensor]:
-    """Every metric of METRICS (`kl` and `js` only with `base`), averaged over each example's queries.
+    """Every attention metric of `summlens.names` (divergences only with `base`), averaged over each example's queries.
 
     Returns {"<metric>/<positions>": (B, H) float32 on the CPU}. Rows for which a metric is undefined are left out of
     its mean: row 0 of normalized_entropy (no maximum), row 0 without its sink, and rows with a single entry of
@@ -107,7 +81,7 @@ def attention_statistics(
     no row at all is NaN. A share of an empty region is 0. Computed in float32 whatever the inputs' type; per-query
     values are averaged in float64. Memory grows with T.
     """
-    names = metric_names(base is not None)
+    names = attention_forms(base is not None)
     means = []  # of an example: (positions, metrics, H)
     for index, tokens in enumerate(batch):
         rows = row_statistics(
@@ -169,7 +143,7 @@ def row_statistics(
         groups.append({name: torch.cat([block[name] for block in blocks], dim=1) for name in blocks[0]})
     outside = (queries.start, length - queries.stop)
     sums = {name: pad(torch.cat([group[name] for group in groups]), outside, value=math.nan) for name in groups[0]}
-    out = _one_model(sums, tokens, targets) | {name: sums[name] for name in metric_names(True) if name in sums}
+    out = _one_model(sums, tokens, targets) | {name: sums[name] for name in attention_forms(True) if name in sums}
     for name, values in out.items():
         if name.endswith("_no_sink"):
             values[:, :1] = math.nan

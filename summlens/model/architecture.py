@@ -13,7 +13,6 @@ from transformers.pytorch_utils import Conv1D
 
 from summlens.core.errors import UserError
 
-SITES = ("residual", "attention_output", "mlp_output", "mlp_hidden")
 _SEPARATE = ("q_proj", "k_proj", "v_proj")
 _FUSED = ("c_attn", "query_key_value", "qkv_proj")
 

@@ -31,6 +31,11 @@ def load_model(name: str, dtype: torch.dtype = torch.float32) -> PreTrainedModel
     return model
 
 
+def on_device(name: str) -> PreTrainedModel:
+    """`load_model` on this machine's device."""
+    return load_model(name).to(device())
+
+
 def load_config(name: str) -> PreTrainedConfig:
     """The configuration of a decoder-only language model. Raises UserError where there is none behind `name`."""
     config = _load(AutoConfig, name)
@@ -67,12 +72,12 @@ def check_pair(model: PreTrainedModel, tokenizer, name: str) -> None:
         raise UserError(f"the tokenizer of {name} has {len(tokenizer)} tokens but the model embeds only {rows}")
 
 
-LONGEST = 1024  # tokens: the window of this project's experiments, where a model has more or names none
+LONGEST_WINDOW = 1024  # tokens: the window of this project's experiments, where a model has more or names none
 
 
 def window(model: PreTrainedModel) -> int:
-    """The longest sequence to use with the model, in tokens: its own positions, at most LONGEST."""
-    return min(positions(model) or LONGEST, LONGEST)
+    """The longest sequence to use with the model, in tokens: its own positions, at most LONGEST_WINDOW."""
+    return min(positions(model) or LONGEST_WINDOW, LONGEST_WINDOW)
 
 
 def positions(model: PreTrainedModel) -> int | None:

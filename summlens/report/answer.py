@@ -2,10 +2,11 @@
 
 import numpy as np
 
+from summlens.core.words import listed, percent
 from summlens.figures import causes, format_and_task
-from summlens.figures.heads import BY_KEY
-from summlens.figures.kit.rundata import Missing, RunData, change, floors_in_words, layers_above_noise, listed, percent
+from summlens.figures.kit.rundata import Missing, RunData, change, floors_in_words, layers_above_noise
 from summlens.figures.scores import comparison, label, main_score, verdict
+from summlens.names import CHOOSERS, HEAD, MOVED
 
 NEGLIGIBLE_BITS = 1e-6  # float32 rounding in a divergence of identical rows
 
@@ -44,7 +45,7 @@ def _better(data: RunData) -> str:
 def _changed(data: RunData) -> str:
     try:
         data.needs_training()
-        kl = change(data, BY_KEY["kl"].arrays)
+        kl = change(data, HEAD["kl"].array())
     except Missing:
         return "What changed is unknown: there are not two captures with attention to compare."
     values = np.where(np.isfinite(kl.change), kl.change, -np.inf)
@@ -111,7 +112,7 @@ def _noise(data: RunData) -> str:
     others = [metric for metric, row in heads.items() if row["flagged"]]
     if others and not main:
         most = max(others, key=lambda metric: heads[metric]["flagged"])
-        title = BY_KEY[most].title.lower() if most in BY_KEY else most.replace("_", " ")
+        title = HEAD[most].title.lower() if most in HEAD else most.replace("_", " ")
         named.append(f"{heads[most]['flagged']} of {heads[most]['of']} heads in {title}")
     named.append(f"{neurons['flagged']:,} of {neurons['of']:,} neurons in mean activation")
     text = f"Beyond what {against} would do, with false-discovery control, there is change in {listed(named)}"
@@ -159,7 +160,7 @@ def _estimated(data: RunData) -> str:
     layer, head = causes.strongest(table, "share")
     return (
         f"By a gradient estimate of patching, base's output of head {layer}.{head} costs fine-tuned most, "
-        f"{causes.quoted(table, 'share', (layer, head), 100, 1)} % of its gain; no cause was tested by intervention."
+        f"{causes.cell(table, 'share', (layer, head), 100, 1)} % of its gain; no cause was tested by intervention."
     )
 
 
@@ -176,7 +177,7 @@ def _important(data: RunData) -> str:
         )
     return (
         f"Of what fine-tuning gained in loss on the reference summaries, head {place[0]}.{place[1]} alone carries more "
-        f"than any other: with base's output in its place {causes.quoted(patched, 'share', place, 100, 1)} % is lost "
+        f"than any other: with base's output in its place {causes.cell(patched, 'share', place, 100, 1)} % is lost "
         f"({named} of {total} heads change it beyond chance)"
     )
 
@@ -184,8 +185,8 @@ def _important(data: RunData) -> str:
 def _ranked(data: RunData) -> str:
     if "moved_and_matters" not in data.causal:
         return ""
-    moved = next((name for name in causes.MOVED if name in data.causal["moved_and_matters"]["moved"]), None)
-    return causes.verdict(causes.correlation(data, moved, "noising"), causes.MOVED[moved][0]) if moved else ""
+    moved = next((name for name in MOVED if name in data.causal["moved_and_matters"]["moved"]), None)
+    return causes.verdict(causes.correlation(data, moved, "noising"), MOVED[moved].title) if moved else ""
 
 
 def _format_alone(data: RunData) -> str:
@@ -199,7 +200,7 @@ def _width(data: RunData) -> str:
     """How many heads look wider and narrower than before."""
     try:
         data.needs_training()
-        entropy = change(data, BY_KEY["normalized_entropy"].arrays)
+        entropy = change(data, HEAD["normalized_entropy"].array())
     except Missing:
         return ""
     total = int(np.isfinite(entropy.change).sum())
@@ -232,7 +233,7 @@ def _ablated(data: RunData) -> str:
     place = causes.strongest(ablated, "mean")
     return (
         f"The fine-tuned model depends most on head {place[0]}.{place[1]}: without it the loss on the reference "
-        f"summary rises by {causes.quoted(ablated, 'mean', place)} nats a token."
+        f"summary rises by {causes.cell(ablated, 'mean', place)} nats a token."
     )
 
 
@@ -253,8 +254,8 @@ def _circuit(data: RunData) -> str:
     if found["random"]["p_value"] > 0.05:
         return f"{text}, no more than random sets of that size do by chance ({median:.0f} % at the median)."
     chosen = []
-    for name in (name for name in causes.MOVED if name in found["by_metric"]):
+    for name in (name for name in MOVED if name in found["by_metric"]):
         row = found["by_metric"][name]
         doubt = " (no better than random)" if row["p_value"] > 0.05 else ""
-        chosen.append(f"{100 * row['share']:.0f} % chosen by {causes.CHOOSERS[name]}{doubt}")
+        chosen.append(f"{100 * row['share']:.0f} % chosen by {CHOOSERS[name]}{doubt}")
     return f"{text}; as many heads recover {listed([f'{median:.0f} % chosen at random', *chosen])}."

@@ -1,6 +1,6 @@
 """The head explorer and the information flow of the report: what attention_maps.json and .npz hold, packed for a page.
 
-The formats are those of `summlens.analysis.attention_maps`, which makes the files; the page unpacks them in report's explorer.js.
+The formats are those of `analysis.attention_maps`, which makes the files; explorer.js unpacks them in the page.
 """
 
 import base64

@@ -3,35 +3,27 @@
 import numpy as np
 
 from summlens.figures import causes, format_and_task
-from summlens.figures.heads import BY_KEY, METRICS, HeadRow
+from summlens.figures.heads import HeadRow
 from summlens.figures.kit.rundata import Missing, RunData
+from summlens.names import CONTROLS, HEAD, HEAD_METRICS, INTERVENTIONS, PROJECTIONS
 
 COLUMNS = ("kl", "js", "normalized_entropy", "sparsity", "copy_score", "first_token_share", "head_output_norm")
-CAUSES = (  # path in causal.json, name, unit, key, factor, digits
-    (("ablation", "mean", "base"), "Ablation in base: rise of the loss", "nats a token", "mean", 1, 3),
-    (("ablation", "mean", "fine_tuned"), "Ablation in fine-tuned: rise of the loss", "nats a token", "mean", 1, 3),
-    (("patching", "noising"), "Lost with base's output in fine-tuned", "% of the gain", "share", 100, 1),
-    (("patching", "denoising"), "Recovered with fine-tuned's output in base", "% of the gain", "share", 100, 1),
-    (("weight_patching",), "Lost with base's weights in fine-tuned", "% of the gain", "share", 100, 1),
-)
 
 
 def head(data: RunData, row: HeadRow) -> dict:
     """A row of the table, and all that opens below it."""
     numbers = []
-    for metric in METRICS:
-        for key, name in (
-            (metric.key, metric.title),
-            (f"{metric.key}_no_sink", f"{metric.title}, first token removed"),
-        ):
-            if key in row.numbers:
-                numbers.append((name, metric.unit, metric.digits, _cell(row.numbers[key])))
+    for metric in HEAD_METRICS:
+        for form in metric.forms:
+            if form in row.numbers:
+                name = metric.title if form == metric.key else f"{metric.title}, first token removed"
+                numbers.append((name, metric.unit, metric.digits, _cell(row.numbers[form])))
     return {
         "name": row.name,
         "anchor": f"head-{row.layer}-{row.head}",
         "numbers": numbers,
         "cells": {key: _cell(row.numbers[key]) for key in COLUMNS if key in row.numbers},
-        "weights": row.weights,
+        "weights": {PROJECTIONS[part]: value for part, value in row.weights.items()},
         "beside": [*_causes(data, (row.layer, row.head)), *_controls(data, (row.layer, row.head))],
     }
 
@@ -45,26 +37,26 @@ def _cell(values: tuple) -> dict:
 def _causes(data: RunData, place: tuple[int, int]) -> list[dict]:
     """What interventions on the head do; bold where the false-discovery control names it."""
     rows = []
-    for path, name, unit, key, factor, digits in CAUSES:
+    for one in INTERVENTIONS:
         try:
-            table = causes.part(data, *path, "heads")
+            table = causes.part(data, *one.path, "heads")
         except Missing:
             continue
-        values = (factor * causes.numbers(table, one)[place] for one in (key, "low", "high"))
-        rows.append(_row(name, unit, digits, values, table["flag"][place[0]][place[1]]))
+        values = (one.scale * causes.numbers(table, key)[place] for key in (one.key, "low", "high"))
+        rows.append(_row(one.title, one.unit, one.digits, values, table["flag"][place[0]][place[1]]))
     return rows
 
 
 def _controls(data: RunData, place: tuple[int, int]) -> list[dict]:
     """Format and task of the head's change; task is bold where the false-discovery control names it."""
     rows = []
-    for control in format_and_task.CONTROLS:
+    for control in CONTROLS:
         for key in format_and_task.SHOWN:
             try:
                 parts = format_and_task.split(data, control, key)
             except Missing:
                 continue
-            metric = BY_KEY[key]
+            metric = HEAD[key]
             for part, text in (("format", f"moved in the {control} control"), ("task", "further than in that control")):
                 value, low, high = (float(one[place]) for one in getattr(parts, part))
                 sure = bool(parts.flag[place]) if part == "task" else low > 0 or high < 0

@@ -12,10 +12,11 @@ from markupsafe import Markup
 from summlens import __version__
 from summlens.artifacts import write_atomically
 from summlens.figures import SECTIONS, Entry
-from summlens.figures.heads import BY_KEY, most_changed
+from summlens.figures.heads import most_changed
 from summlens.figures.kit.grid import Grid
 from summlens.figures.kit.picture import PLOTLY_CONFIG, Picture, last_frame
 from summlens.figures.kit.rundata import Missing, RunData
+from summlens.names import HEAD
 from summlens.report import answer, examples, head_explorer, head_table
 from summlens.report.score_table import score_table
 from summlens.report.svg import inline_svg, prose
@@ -70,7 +71,7 @@ def html(data: RunData, made: Made) -> str:
         table=table,
         sections=_sections(made),
         heads=[head_table.head(data, row) for row in heads],
-        head_columns=[BY_KEY[key] for key in head_table.COLUMNS if heads and key in heads[0].numbers],
+        head_columns=[HEAD[key] for key in head_table.COLUMNS if heads and key in heads[0].numbers],
         grids=_json({picture.name: [_grid(one) for one in picture.grids] for _, picture in made.pictures}),
         explorer=maps and {**vars(maps), "json": _json(maps.packed), "names": maps.packed["heads"]},
         examples=chosen,

@@ -1,4 +1,4 @@
-"""Pieces that intervals and tests share: paired differences, divisions by nothing, and work in portions."""
+"""Pieces that intervals and tests share: means and divisions with gaps, paired differences, work in portions."""
 
 import numpy as np
 
@@ -22,3 +22,9 @@ def divide(numerator, denominator):
     """numerator / denominator, NaN where the denominator is not above 0."""
     numerator, denominator = np.broadcast_arrays(np.asarray(numerator, dtype=np.float64), denominator)
     return np.divide(numerator, denominator, out=np.full(numerator.shape, np.nan), where=denominator > 0)
+
+
+def nanmean(values: np.ndarray, axis: int) -> np.ndarray:
+    """The mean along `axis` over what is finite; NaN where nothing is."""
+    present = np.isfinite(values)
+    return divide(np.where(present, values, 0.0).sum(axis=axis), present.sum(axis=axis))

@@ -15,6 +15,7 @@ from scipy.stats import rankdata
 
 from summlens.stats.columns import chunks, divide, paired_differences
 
+RESAMPLES = 1000  # of every interval but those of the scores, which --resamples sets
 _KEPT = 1 << 24  # resampled means held at a time, before their percentiles are taken (128 MiB)
 
 

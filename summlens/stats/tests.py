@@ -11,6 +11,8 @@ from scipy.stats import false_discovery_control, spearmanr
 
 from summlens.stats.columns import chunks, paired_differences
 
+FEWEST_ARTICLES = 4  # fewer cannot be halved twice: neither a floor of halves nor a search and its test
+
 
 def randomisation_test(a, b, resamples=10_000, seed=0, axis=0):
     """Two-sided p-value of the mean paired difference by approximate randomisation.
@@ -70,7 +72,7 @@ def halves(values, count=1000, confidence=0.95, seed=0):
     """
     values = np.asarray(values, dtype=np.float64)
     articles, shape = len(values), values.shape[1:]
-    if articles < 4:
+    if articles < FEWEST_ARTICLES:
         return np.full(shape, np.nan)[()]
     values = values.reshape(articles, -1)
     signs = halvings(articles, count, seed) / (articles // 2)

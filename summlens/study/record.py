@@ -10,7 +10,7 @@ import time
 import numpy as np
 import torch
 
-from summlens.artifacts import Run
+from summlens.artifacts import RECORD, Run
 from summlens.core import processes
 from summlens.core.config import PROJECT, Config
 from summlens.core.errors import UserError
@@ -39,10 +39,10 @@ def open_run(config: Config, resume: bool) -> Run:
 def _open(config: Config, resume: bool) -> Run:
     run = Run(config.output_dir or PROJECT)
     if resume:
-        if not run.has("run.json"):
+        if not run.has(RECORD):
             log.info("nothing to resume in %s: starting from the beginning", run.root)
             return run
-        earlier = run.read_json("run.json")["config"]
+        earlier = run.read_json(RECORD)["config"]
         now = dataclasses.asdict(config)
         before = earlier["batch_size"] * earlier["accumulation"]
         if before != config.effective_batch:
@@ -84,7 +84,7 @@ def record(experiment: Study, state: str) -> None:
     config, base = experiment.config, experiment.base
     shape = architecture(base)
     experiment.run.write_json(
-        "run.json",
+        RECORD,
         {
             "state": state,
             "finished": state == "finished",
@@ -120,7 +120,7 @@ def record(experiment: Study, state: str) -> None:
 
 def state_of(run: Run) -> str:
     """How far the run came: new, training, trained or finished."""
-    return processes.from_rank_zero(lambda: run.read_json("run.json")["state"] if run.has("run.json") else "new")
+    return processes.from_rank_zero(lambda: run.read_json(RECORD)["state"] if run.has(RECORD) else "new")
 
 
 def _probe_text(experiment: Study, example: tokens.Example) -> dict:

@@ -20,9 +20,10 @@ from pathlib import Path
 
 import numpy as np
 
-from summlens.artifacts import Run
+from summlens import names
+from summlens.artifacts import RECORD, Run
 from summlens.core import processes
-from summlens.core.config import CONTROLS, SEED, Config
+from summlens.core.config import Config
 from summlens.data import tokens
 from summlens.model import trainable
 from summlens.study.prepare import Study
@@ -44,7 +45,7 @@ def train(study: Study) -> None:
         run = study.run.companion(name)
         if state_of(run) == "trained":
             continue
-        log.info("fine-tuning %s: %s", name, describe(name))
+        log.info("fine-tuning %s: %s", name, names.companion_what(name))
         gc.collect()  # the last Trainer's cycles of references hold its optimiser's state
         companion = companion_of(study, name)
         _record(companion, name, "training")
@@ -56,48 +57,27 @@ def train(study: Study) -> None:
 
 def trained(run: Run) -> dict[str, Path]:
     """The directories of the models of all trained companions of the run, by name; controls first."""
-    names = processes.from_rank_zero(run.companions)
-    return {name: run.companion(name).model_outputs for name in sorted(names, key=[*CONTROLS, *names].index)}
+    found = processes.from_rank_zero(run.companions)
+    return {name: run.companion(name).model_outputs for name in sorted(found, key=[*names.CONTROLS, *found].index)}
 
 
 def companion_of(study: Study, name: str) -> Study:
-    """The experiment that `name` is: the run's own with other training examples or another training seed."""
-    config, examples = study.config, study.train
-    if name == "shuffled-pairs":
-        examples = shuffled_pairs(study)
-    elif name == "language-model":
-        examples = articles_alone(study.train)
-        vocabulary = study.base.get_input_embeddings().num_embeddings
-        config = smaller_passes(config, tokens.lengths(study.train).max(), vocabulary)
+    """The study that `name` is: the run's own with other training examples or another training seed."""
+    seed = names.seed_of(name)
+    if seed is None:
+        config, examples = BUILDERS[name](study)
     else:
-        part = str(trainable.selection(config, study.base))  # the run's own, also where its seed has drawn it
-        config = dataclasses.replace(config, seed=_seed(name), trainable=part)
+        part = str(trainable.selection(study.config, study.base))  # the run's own, also where its seed has drawn it
+        config, examples = dataclasses.replace(study.config, seed=seed, trainable=part), study.train
     return dataclasses.replace(study, config=config, run=study.run.companion(name), train=examples)
-
-
-def label(name: str) -> str:
-    """How tables and figures call a companion."""
-    known = {"shuffled-pairs": "Shuffled-pairs control", "language-model": "Language-model control"}
-    return known.get(name) or f"Fine-tuned, seed {_seed(name)}"
-
-
-def describe(name: str) -> str:
-    """What a companion is, in one line."""
-    known = {
-        "shuffled-pairs": "the same articles with other articles' summaries: the format without the task",
-        "language-model": "the same articles alone, loss over the articles' tokens: neither format nor task",
-    }
-    return known.get(name) or f"the same training with seed {_seed(name)}: other order, other dropout"
-
-
-def _seed(name: str) -> int:
-    return int(name.removeprefix(SEED))
 
 
 def _record(companion: Study, name: str, state: str) -> None:
     if processes.rank() == 0:
         config = dataclasses.asdict(companion.config)
-        companion.run.write_json("run.json", {"state": state, "name": name, "what": describe(name), "config": config})
+        companion.run.write_json(
+            RECORD, {"state": state, "name": name, "what": names.companion_what(name), "config": config}
+        )
 
 
 class InBatchesOf(Sequence):
@@ -116,7 +96,7 @@ class InBatchesOf(Sequence):
         return self._make(index)
 
 
-def shuffled_pairs(study: Study) -> InBatchesOf:
+def shuffled_pairs(study: Study) -> tuple[Config, InBatchesOf]:
     """Every training article of the run with another one's summary, each summary used once."""
     with processes.rank_zero_first():
         rows = study.splits["train"]
@@ -127,7 +107,7 @@ def shuffled_pairs(study: Study) -> InBatchesOf:
         order = derangement(summaries, study.config.seed)
         shuffled = rows.remove_columns("highlights").add_column("highlights", [summaries[other] for other in order])
         examples = tokens.encode(shuffled, study.encoder, "shuffled pairs")
-    return InBatchesOf(tokens.lengths(study.train), examples.__getitem__)
+    return study.config, InBatchesOf(tokens.lengths(study.train), examples.__getitem__)
 
 
 def derangement(texts: Sequence[str], seed: int) -> np.ndarray:
@@ -144,6 +124,13 @@ def derangement(texts: Sequence[str], seed: int) -> np.ndarray:
     result = np.empty_like(order)
     result[order] = np.roll(order, -shift)
     return result
+
+
+def language_model(study: Study) -> tuple[Config, InBatchesOf]:
+    """The training articles alone, in forward passes that have room for a logit of nearly every token."""
+    vocabulary = study.base.get_input_embeddings().num_embeddings
+    config = smaller_passes(study.config, tokens.lengths(study.train).max(), vocabulary)
+    return config, articles_alone(study.train)
 
 
 def articles_alone(examples: Sequence[tokens.Example]) -> InBatchesOf:
@@ -171,3 +158,10 @@ def smaller_passes(config: Config, longest: int, vocabulary: int) -> Config:
     return dataclasses.replace(
         config, batch_size=config.batch_size // pieces, accumulation=config.accumulation * pieces
     )
+
+
+# What each control of summlens.names is trained with: its configuration and its examples.
+BUILDERS: dict[str, Callable[[Study], tuple[Config, Sequence[tokens.Example]]]] = {
+    "shuffled-pairs": shuffled_pairs,
+    "language-model": language_model,
+}

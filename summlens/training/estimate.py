@@ -34,9 +34,9 @@ from summlens.data import tokens
 from summlens.data import tokens as tokens_module
 from summlens.data.articles import load_articles
 from summlens.data.tokens import Encoder, encode
-from summlens.metrics.attention import metric_names
 from summlens.model import loading, trainable
 from summlens.model.architecture import architecture
+from summlens.names import attention_forms
 from summlens.study.prepare import Study
 
 log = logging.getLogger(__name__)
@@ -124,7 +124,7 @@ def memory(shape: Shape, config: Config, targets: float, half: bool) -> dict[str
 def captured_numbers(shape: Shape, articles: int, whole: bool) -> int:
     """How many numbers a captured step holds (summlens.artifacts: step_NNNNNN.npz)."""
     heads, width = shape.layers * shape.heads, (shape.layers + 1) * shape.width
-    by_positions = (len(metric_names(True)) + 1) * heads + 2 * (4 * shape.layers + 1)
+    by_positions = (len(attention_forms(True)) + 1) * heads + 2 * (4 * shape.layers + 1)
     by_article = 2 * by_positions + width if whole else by_positions
     return articles * (by_article + 1) + 4 * shape.layers * shape.neurons * whole + 8 * heads
 

@@ -32,7 +32,7 @@ def fine_tune(study: Study, resume: bool = False, sample_summaries=None):
     finished, a checkpoint written, and the program ended.
 
     In a run of several processes each calls this, and each gets the model; rank 0 alone writes. With --fsdp the model
-    is spread over the processes while it trains (`summlens.training.sharding`), and rank 0 alone gets it, whole and on the CPU.
+    is spread over the processes while it trains (`training.sharding`), and rank 0 alone gets it, whole and on the CPU.
     """
     config, run = study.config, study.run
     model = sharding.to_shard(study.base) if config.fsdp else copy.deepcopy(study.base)

@@ -8,8 +8,8 @@ from transformers import TrainerCallback
 from summlens.artifacts import is_whole
 from summlens.capture import capture, gradient_norms, weight_change
 from summlens.core import processes
-from summlens.metrics.attention import POSITIONS
 from summlens.model.trainable import Part
+from summlens.names import LOSS, POSITIONS
 from summlens.study.prepare import Study
 from summlens.training import sharding
 from summlens.training.tensorboard import TensorBoard
@@ -92,7 +92,7 @@ class Observer(TrainerCallback):
             "whole": whole,
             "attention_metrics": sorted({key.split("/")[1] for key in arrays if key.startswith("attention/")}),
             "positions": list(positions),
-            "scalars": {"probe_loss": float(arrays["loss/summary"].mean())},
+            "scalars": {"probe_loss": float(arrays[LOSS].mean())},
             "gradients": self.gradients,
             "weights": matrices,
         }

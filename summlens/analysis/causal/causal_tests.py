@@ -28,26 +28,33 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from torch import nn
 
+from summlens import names
 from summlens.analysis.causal.circuit import find
-from summlens.analysis.causal.effects import MODELS, PARTS, interventions, measure
+from summlens.analysis.causal.effects import WHOLE, interventions, measure
+from summlens.analysis.material import Load, Material, captured_ends, of_these
 from summlens.analysis.noise import verdict
 from summlens.analysis.noise.floors import Floor, captured_pairs, numerical, seeds
-from summlens.analysis.probe import captured_ends, of_these
 from summlens.artifacts import Run
 from summlens.core.config import ANOTHER_SEED
 from summlens.core.errors import UserError
+from summlens.core.words import quoted
 from summlens.data.tokens import Example
 from summlens.model import loading
 from summlens.model.architecture import architecture, check_one_shape
-from summlens.stats.intervals import bootstrap_interval, rank_correlation, share
-from summlens.stats.tests import discoveries, randomisation_test, rank_p_value
+from summlens.stats.intervals import RESAMPLES, bootstrap_interval, rank_correlation, share
+from summlens.stats.tests import FEWEST_ARTICLES, discoveries, randomisation_test, rank_p_value
 
 log = logging.getLogger(__name__)
-RESAMPLES = 1000
-FEWEST_ARTICLES = 4
-LONGEST = 600.0  # seconds that exact tests may take before the choice falls on the gradient approximation
+MOST_SECONDS = 600.0  # seconds that exact tests may take before the choice falls on the gradient approximation
 _RATE = {"cpu": 3e10, "cuda": 2e13, "mps": 2e12}  # floating point operations a second that such a device does reach
-_DIRECTIONS = ("noising", "denoising")
+
+
+def of_material(material: Material) -> tuple[dict, dict[str, np.ndarray]]:
+    """`test_pair` of the material's models, and of its run where they are its own."""
+    run = material.run if material.own else None
+    return test_pair(
+        material.base, material.fine_tuned, material.examples, run, material.causal, material.seed, material.models
+    )
 
 
 def test_pair(
@@ -57,24 +64,25 @@ def test_pair(
     run: Run | None = None,
     how: str = "auto",
     seed: int = 0,
+    load: Load = loading.on_device,
 ) -> tuple[dict, dict[str, np.ndarray]]:
     """`analyze` of two models by name or directory, with the captures and the other seeds of the `run` that leads from
     one to the other. `how`: `exact`, `fast` (gradient approximation alone), or `auto`: exact where that takes less
-    than LONGEST. Raises UserError where a model cannot be loaded or they differ in shape.
+    than MOST_SECONDS. Raises UserError where a model cannot be loaded or they differ in shape.
     """
-    pair = load_pair(base, fine_tuned)
-    exact = how == "exact" or how == "auto" and seconds(pair[0], examples) < LONGEST
+    pair = load_pair(base, fine_tuned, load)
+    exact = how == "exact" or how == "auto" and seconds(pair[0], examples) < MOST_SECONDS
     captured = captured_ends(run) if run is not None else None
-    floors = (
-        noise_floors(run, *pair, examples, captured) if captured is not None and of_these(captured, examples) else {}
-    )
+    floors = {}
+    if captured is not None and of_these(captured, examples):
+        floors = noise_floors(run, *pair, examples, captured, load)
     info, arrays = analyze(*pair, examples, captured, exact, seed, floors=floors)
     return {"base": base, "fine_tuned": fine_tuned, **info}, arrays
 
 
-def load_pair(base: str, fine_tuned: str) -> tuple[nn.Module, nn.Module]:
+def load_pair(base: str, fine_tuned: str, load: Load = loading.on_device) -> tuple[nn.Module, nn.Module]:
     """Both models on this machine's device. Raises UserError where one cannot be loaded or they differ in shape."""
-    pair = tuple(loading.load_model(name).to(loading.device()) for name in (base, fine_tuned))
+    pair = load(base), load(fine_tuned)
     check_one_shape(*(architecture(model) for model in pair), (base, fine_tuned))
     return pair
 
@@ -89,12 +97,17 @@ def seconds(model: nn.Module, examples: Sequence[Example]) -> float:
 
 
 def noise_floors(
-    run: Run, base: nn.Module, fine_tuned: nn.Module, examples: Sequence[Example], captured: tuple[Mapping, Mapping]
+    run: Run,
+    base: nn.Module,
+    fine_tuned: nn.Module,
+    examples: Sequence[Example],
+    captured: tuple[Mapping, Mapping],
+    load: Load = loading.on_device,
 ) -> dict[str, Floor]:
     """The noise floors that need a model to run: numerical, and seed where the run has fine-tunes of other seeds."""
     found = {
         "numerical": numerical(base, examples, captured[0]),
-        "seed": seeds(run, fine_tuned, examples, *captured),
+        "seed": seeds(run, fine_tuned, examples, *captured, load),
     }
     return {name: floor for name, floor in found.items() if floor is not None}
 
@@ -174,14 +187,14 @@ class _Analysis:
             self.left_out["moved_and_matters"] = "no captured steps belong to these models"
             return
         first, last = captured
-        if "attention/kl/summary" in last:
-            self.what_moved["kl"] = np.asarray(last["attention/kl/summary"], dtype=np.float64)
-        name = "attention/normalized_entropy/summary"
+        if (name := names.HEAD["kl"].array()) in last:
+            self.what_moved["kl"] = np.asarray(last[name], dtype=np.float64)
+        name = names.HEAD["normalized_entropy"].array()
         if name in first and name in last:
             change = np.asarray(last[name], dtype=np.float64) - first[name]
             # |mean change|, still by article: each head's articles count in the direction of its mean.
             self.what_moved["entropy_change"] = change * np.sign(np.nanmean(change, axis=0))
-        parts = [last.get(f"weights_by_head/{part}/absolute") for part in "qkvo"]
+        parts = [last.get(names.head_weights(part, "absolute")) for part in names.PROJECTIONS]
         if all(part is not None for part in parts):
             self.what_moved["weight_change"] = np.sqrt(sum(np.square(part, dtype=np.float64) for part in parts))
 
@@ -194,8 +207,11 @@ class _Analysis:
 
     def ablation(self) -> None:
         self.info["ablation"] = {}
-        for kind, sites in (("mean", ("heads", *PARTS)), ("zero", ("heads",))):
-            of = {model: {site: self.arrays[f"ablation/{kind}/{model}/{site}"] for site in sites} for model in MODELS}
+        for kind, sites in (("mean", ("heads", *WHOLE)), ("zero", ("heads",))):
+            of = {
+                model: {site: self.arrays[f"ablation/{kind}/{model}/{site}"] for site in sites}
+                for model in names.MODELS
+            }
             of["difference"] = {site: of["fine_tuned"][site] - of["base"][site] for site in sites}
             self.info["ablation"][kind] = {
                 model: {site: {**self._mean(rise), "flag": self._flag(rise)} for site, rise in rises.items()}
@@ -221,7 +237,7 @@ class _Analysis:
         """Whether the gradient approximation ranks the heads as the exact patches do."""
         if "attribution_patching" not in self.info:
             return
-        for direction in _DIRECTIONS:
+        for direction in names.DIRECTIONS:
             pair = (self._flat(f"{test}/{direction}/heads") for test in ("attribution_patching", "patching"))
             self.info["attribution_patching"][direction]["agreement"] = {
                 "definition": "Spearman correlation over heads with exact patching; interval over articles",
@@ -234,7 +250,7 @@ class _Analysis:
             return
         matters = {
             "ablation": self._flat("ablation/mean/fine_tuned/heads"),
-            **{direction: self._flat(f"patching/{direction}/heads") for direction in _DIRECTIONS},
+            **{direction: self._flat(f"patching/{direction}/heads") for direction in names.DIRECTIONS},
             "weight_patching": self._flat("weight_patching/heads"),
         }
         self.info["moved_and_matters"] = {
@@ -285,7 +301,7 @@ class _Analysis:
             self.left_out["noise_floor"] = f"{len(self.gain)} probe articles: at least {FEWEST_ARTICLES} are needed"
             return
         pairs = captured_pairs(*captured) if captured is not None else {}
-        pairs["neurons"] = (self.arrays["neurons/base"], self.arrays["neurons/fine_tuned"])
+        pairs["neurons"] = tuple(self.arrays[names.neurons_by_article(model)] for model in names.MODELS)
         self.info["noise_floor"], arrays = verdict.above_noise(pairs, self.seed, floors)
         self.arrays |= arrays
         if captured is None:
@@ -317,6 +333,10 @@ def _flat(values: np.ndarray) -> np.ndarray:
     return values.reshape(*values.shape[:-2], -1)
 
 
+def _quoted(value: float, interval: Mapping) -> str:
+    return quoted(value, interval["low"], interval["high"])
+
+
 def _named(triple) -> dict:
     return dict(zip(("value", "low", "high"), map(float, triple), strict=True))
 
@@ -324,7 +344,7 @@ def _named(triple) -> dict:
 def headlines(info: Mapping) -> list[str]:
     """The numbers to read first, a line each, from what `analyze` returned as info."""
     gain = info["loss"]["gain"]
-    lines = [f"loss on the reference summary fell by {_range(gain['mean'], gain)} nats a token"]
+    lines = [f"loss on the reference summary fell by {_quoted(gain['mean'], gain)} nats a token"]
     for test, key, text in (
         ("ablation", "mean", "head whose ablation hurts fine-tuned most: {place}, {value} nats a token"),
         ("patching", "share", "head whose base output costs most of the gain: {place}, share {value}"),
@@ -334,16 +354,12 @@ def headlines(info: Mapping) -> list[str]:
             values = np.asarray(table["heads"][key])
             place = np.unravel_index(np.argmax(values), values.shape)
             interval = {end: table["heads"][end][place] for end in ("low", "high")}
-            lines.append(text.format(place="{}.{}".format(*place), value=_range(values[place], interval)))
+            lines.append(text.format(place="{}.{}".format(*place), value=_quoted(values[place], interval)))
     for found in info.get("moved_and_matters", {}).get("correlations", []):
         if (found["moved"], found["matters"]) == ("kl", "noising"):
-            lines.append(f"rank correlation of KL with the gain lost by patching: {_range(found['value'], found)}")
+            lines.append(f"rank correlation of KL with the gain lost by patching: {_quoted(found['value'], found)}")
     if "circuit" in info:
         circuit = info["circuit"]
-        recovered, most = (_range(circuit[which]["share"], circuit[which]) for which in ("greedy", "all_heads"))
+        recovered, most = (_quoted(circuit[which]["share"], circuit[which]) for which in ("greedy", "all_heads"))
         lines.append(f"{circuit['size']} of {circuit['of']} heads recover {recovered} of the gain, all heads {most}")
     return lines
-
-
-def _range(value: float, interval: Mapping) -> str:
-    return f"{value:.3f} [{interval['low']:.3f}, {interval['high']:.3f}]"

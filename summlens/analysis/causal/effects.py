@@ -37,9 +37,9 @@ from summlens.metrics.activations import NeuronStatistics
 from summlens.model.architecture import Architecture
 from summlens.model.editing import Batch, Edit, Recorded, Subject, batches, restored
 from summlens.model.observing import evaluating
+from summlens.names import MODELS, neurons_by_article
 
-MODELS = ("base", "fine_tuned")
-PARTS = ("attention", "mlp")
+WHOLE = ("attention", "mlp")  # outputs of a whole layer
 CPU_TOKENS, GPU_TOKENS = 1000, 8192  # of a batch
 
 
@@ -63,7 +63,7 @@ def measure(base: nn.Module, fine_tuned: nn.Module, examples: Sequence[Example],
             for name in MODELS:
                 keep(f"loss/{name}", losses[name])
                 for statistic, values in _neurons(recorded[name], batch).items():
-                    keep(f"neurons/{name}" if statistic == "mean" else f"neurons/{name}/{statistic}", values)
+                    keep(neurons_by_article(name, statistic), values)
                 if exact:
                     _ablate(
                         subjects[name], batch, recorded[name], losses[name], means[name], f"ablation/{{}}/{name}", keep
@@ -109,7 +109,7 @@ class _Collected:
 
 def site_means(subject: Subject, examples: Sequence[Example]) -> dict[str, list[Tensor]]:
     """{heads: [(H * d,)], attention: [(D,)], mlp: [(D,)]} by layer: means over all real positions of the probe set."""
-    sums: dict[str, list[Tensor | float]] = {site: [0.0] * subject.found.layers for site in ("heads", *PARTS)}
+    sums: dict[str, list[Tensor | float]] = {site: [0.0] * subject.found.layers for site in ("heads", *WHOLE)}
     count = 0
     for batch in chunks(subject, examples, range(len(examples))):
         recorded = subject.record(batch)
@@ -135,7 +135,7 @@ def _ablate(subject: Subject, batch: Batch, recorded: Recorded, loss: Tensor, me
         ]
         rises = [torch.stack([rise(Edit("head", i, values[i][h], h)) for h in heads], dim=1) for i in layers]
         keep(f"{name.format(kind)}/heads", torch.stack(rises, dim=1))
-    for site in PARTS:
+    for site in WHOLE:
         rises = [rise(Edit(site, i, means[site][i])) for i in layers]
         keep(f"{name.format('mean')}/{site}", torch.stack(rises, dim=1))
 
@@ -156,7 +156,7 @@ def _patch(host: Subject, own: Recorded, donor: Subject, other: Recorded, batch:
             dim=1,
         )
     }
-    for site in PARTS:
+    for site in WHOLE:
         found[site] = torch.stack([loss(site, i, getattr(other, site)[i]) for i in layers], dim=1)
     depth = range(host.found.layers + 1)
     found["residual"] = torch.stack([loss("residual", i, other.residual[i]) for i in depth], dim=1)
@@ -169,7 +169,7 @@ def _attribute(host: Subject, own: Recorded, donor: Subject, other: Recorded, ba
     One forward and one backward pass for all parts together.
     """
     gradients = _gradients(host, batch)
-    found: dict[str, list[Tensor]] = {site: [] for site in ("heads", *PARTS)}
+    found: dict[str, list[Tensor]] = {site: [] for site in ("heads", *WHOLE)}
     for layer in range(host.found.layers):
         gradient = gradients["attention"][layer]
         by_head = []
@@ -178,7 +178,7 @@ def _attribute(host: Subject, own: Recorded, donor: Subject, other: Recorded, ba
             pulled = torch.einsum("btw,hdw->bthd", gradient, subject.output_weights(layer))
             by_head.append((pulled * heads).double().sum(dim=(1, 3)))
         found["heads"].append(by_head[0] - by_head[1])
-        for site in PARTS:
+        for site in WHOLE:
             difference = getattr(other, site)[layer] - getattr(own, site)[layer]
             found[site].append((gradients[site][layer] * difference).double().sum(dim=(1, 2)))
     return {site: torch.stack(values, dim=1) for site, values in found.items()}
@@ -186,7 +186,7 @@ def _attribute(host: Subject, own: Recorded, donor: Subject, other: Recorded, ba
 
 def _gradients(subject: Subject, batch: Batch) -> dict[str, list[Tensor]]:
     """By layer, the gradient (B, T, D) of each article's own loss at the attention's and at the MLP's output."""
-    outputs: dict[str, list[Tensor]] = {site: [] for site in PARTS}
+    outputs: dict[str, list[Tensor]] = {site: [] for site in WHOLE}
     first = subject.found.blocks[0].module
 
     def enter(module, args, kwargs):

@@ -1,4 +1,4 @@
-"""Captures of models between which nothing of interest changed: what a change is compared with in `causal_noise`.
+"""Captures of models between which nothing of interest changed: what a change is compared with in `noise.verdict`.
 
 numerical   base again, with its weights and all that its modules pass on rounded to bfloat16, against base as it is.
 seed        the run's fine-tuned model against that of another training seed, and those of other seeds against another.
@@ -9,7 +9,6 @@ such a unit needs no more time than for float32.
 
 import copy
 import logging
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -19,9 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from summlens import names
+from summlens.analysis.material import Load
 from summlens.artifacts import Run
 from summlens.capture import capture, weight_change
-from summlens.core.config import SEED
 from summlens.data.tokens import Example
 from summlens.model import loading
 
@@ -75,7 +75,12 @@ def _round(values: Tensor) -> Tensor:
 
 
 def seeds(
-    run: Run, fine_tuned: nn.Module, examples: Sequence[Example], first: Mapping, last: Mapping
+    run: Run,
+    fine_tuned: nn.Module,
+    examples: Sequence[Example],
+    first: Mapping,
+    last: Mapping,
+    load: Load = loading.on_device,
 ) -> Floor[Mapping] | None:
     """None where the run has no fine-tune of another seed on the same probe articles.
 
@@ -83,48 +88,44 @@ def seeds(
     compared by its captures alone.
     """
     known = [(fine_tuned, last)]
-    names = []
+    compared = []
     for seed, other in other_seeds(run).items():
         if not other.steps():
             continue
         arrays = other.read_step(other.steps()[-1]).arrays
-        if arrays["loss/summary"].shape != (len(examples),):
+        if arrays[names.LOSS].shape != (len(examples),):
             continue
-        names.append(seed)
-        known.append((final_model(other, next(fine_tuned.parameters()).device), arrays))
-    if not names:
+        compared.append(seed)
+        known.append((final_model(other, load), arrays))
+    if not compared:
         return None
-    log.info("noise floor: fine-tuned against that of seed %s", ", ".join(names))
+    log.info("noise floor: fine-tuned against that of seed %s", ", ".join(compared))
     pairs = [(_compared(*one, model, examples), arrays) for one, (model, arrays) in combinations(known, 2)]
-    return Floor(SEEDS.format(", ".join(names)), pairs, first, [arrays for _, arrays in known[1:]])
+    return Floor(SEEDS.format(", ".join(compared)), pairs, first, [arrays for _, arrays in known[1:]])
 
 
 def other_seeds(run: Run) -> dict[str, Run]:
     """{seed: its files} of the run's finished fine-tunes of other seeds."""
-    return {name.removeprefix(SEED): run.companion(name) for name in run.companions() if name.startswith(SEED)}
+    return {str(seed): run.companion(name) for name in run.companions() if (seed := names.seed_of(name)) is not None}
 
 
-def final_model(run: Run, device: torch.device) -> nn.Module | None:
+def final_model(run: Run, load: Load) -> nn.Module | None:
     """The fine-tuned model that a run saved; None where it is gone."""
-    if not (run.model_outputs / "config.json").is_file():
-        return None
-    return loading.load_model(str(run.model_outputs)).to(device)
+    return load(str(run.model_outputs)) if run.has_model() else None
 
 
 def _compared(
     model: nn.Module | None, arrays: Mapping, other: nn.Module | None, examples: Sequence[Example]
 ) -> Mapping:
     """A capture's arrays with what is relative to base made relative to `other`."""
-    relative = ("attention/kl", "attention/js", "weights_by_head/")
-    kept = {name: values for name, values in arrays.items() if not name.startswith(relative)}
+    relative = names.relative_to_base()
+    kept = {name: values for name, values in arrays.items() if name not in relative}
     if model is None or other is None:
         return kept
     between = capture(model, examples, base=other, positions=("summary",)) | weight_change(model, other)[1]
-    return kept | {name: values for name, values in between.items() if name.startswith(relative)}
+    return kept | {name: values for name, values in between.items() if name in relative}
 
 
-_HEADS = re.compile(r"attention/(\w+)/summary|(head_output_norm)/summary")
-_LAYERS = re.compile(r"activation/(\w+)/(mean_abs|l2)/summary")
 Pair = tuple[np.ndarray, np.ndarray]
 
 
@@ -135,14 +136,9 @@ def captured_pairs(first: Mapping, last: Mapping) -> dict[str, Pair]:
 
 
 def numbers(arrays: Mapping) -> dict[str, np.ndarray]:
-    """What is compared, of a capture's arrays: heads/<metric> (A, L, H), neurons (1, L, N), and by layer the sizes of
-    activations: layers/<site> (mean absolute value) and layers/<site>_l2 (mean norm), (A, L)."""
-    found = {}
-    for key, values in arrays.items():
-        if head := _HEADS.fullmatch(key):
-            found[f"heads/{head[1] or head[2]}"] = np.asarray(values, np.float64)
-        elif layer := _LAYERS.fullmatch(key):
-            found[f"layers/{layer[1]}{'_l2' * (layer[2] == 'l2')}"] = np.asarray(values, np.float64)
-        elif key == "neuron/mean":
-            found["neurons"] = np.asarray(values, np.float64)[None]
+    """What is compared, of a capture's arrays, by its name in a noise floor: heads/<metric> (A, L, H), layers/<site>
+    (mean absolute value) and layers/<site>_l2 (mean norm) (A, L), and neurons (1, L, N): their mean activations."""
+    found = {name: np.asarray(arrays[key], np.float64) for name, key in names.compared().items() if key in arrays}
+    if (means := names.neurons("mean")) in arrays:
+        found["neurons"] = np.asarray(arrays[means], np.float64)[None]
     return found

@@ -23,7 +23,6 @@ has no flag. The neurons' numerical and seed floors are of means over all summar
 articles: those of a head are flagged where they moved further than the seeds' lie apart, without a test.
 """
 
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -32,10 +31,10 @@ import numpy as np
 from scipy.stats import ttest_rel
 
 from summlens.analysis.noise.floors import Floor, Pair, numbers
+from summlens.names import PROJECTIONS, head_weights, is_divergence
 from summlens.stats.tests import discoveries, halves, randomisation_test
 
 _SIGNS = 10_000, 100_000  # sign assignments of a randomisation test: the fewest and the most
-_DIVERGENCE = re.compile(r"heads/(kl|js)(_no_sink)?|divergence/cosine")
 
 
 def above_noise(
@@ -119,7 +118,7 @@ def by_article(
         return {}, {}
     base, fine_tuned = base[known], fine_tuned[known]
     distances, ends, against = {}, {}, []
-    if not _DIVERGENCE.fullmatch(name):
+    if not is_divergence(name):
         distances["sampling"] = halves(base, seed=seed)
     for key, floor in floors.items():
         between = [one for one in (_between(name, *pair, known) for pair in floor.pairs) if one is not None]
@@ -170,12 +169,12 @@ def _between(name: str, one: Mapping, other: Mapping, known: np.ndarray) -> np.n
     number, against = one.get(name), other.get(name)
     if number is None or against is None:
         return None
-    distance = number if _DIVERGENCE.fullmatch(name) else number - against
+    distance = number if is_divergence(name) else number - against
     return distance if name == "neurons" else distance[known]
 
 
 def _p_values(name: str, base: np.ndarray, fine_tuned: np.ndarray, against: list, seed: int, signs: int) -> np.ndarray:
-    if _DIVERGENCE.fullmatch(name):
+    if is_divergence(name):
         return np.max([randomisation_test(fine_tuned, one, signs, seed) for one in against], axis=0)
     if name == "neurons":
         with np.errstate(invalid="ignore", divide="ignore"):
@@ -190,8 +189,8 @@ def weights_beyond_seeds(last: Mapping, floor: Floor) -> tuple[dict, dict[str, n
     models of two seeds. Empty where the models were not compared.
     """
     summary, arrays = {}, {}
-    for part in "qkvo":
-        key = f"weights_by_head/{part}/absolute"
+    for part in PROJECTIONS:
+        key = head_weights(part, "absolute")
         between = [one[key] for one, _ in floor.pairs if key in one]
         moved = [end[key] for end in (last, *floor.ends) if key in end]
         if between and len(moved) == 1 + len(floor.ends):

@@ -16,7 +16,7 @@ clusters/kmeans, clusters/hdbscan             (P,) labels; -1 for HDBSCAN's nois
 logit_lens/<base|fine_tuned>/<loss|rank>      (A, L + 1) means over summary positions: nats; 1 = largest logit
 noise_floor/<number>/<sampling|numerical|seed|p|flag>
                                               (L + 1,), (L,) for layer_distance: the change where nothing of interest
-                                              changed, and whether this one is beyond it (`summlens.analysis.representations.layer_noise`);
+                                              changed, and whether this one is beyond it (`layer_noise`);
                                               <number> is rsa, cka (1 - similarity), divergence/cosine,
                                               layer_distance, logit_lens/loss or logit_lens/rank
 
@@ -32,28 +32,40 @@ from dataclasses import replace
 import numpy as np
 from sklearn.metrics import adjusted_rand_score
 
+from summlens import names
+from summlens.analysis.material import Material
 from summlens.analysis.noise.floors import Floor
-from summlens.analysis.representations import layer_noise
-from summlens.analysis.representations.layer_noise import FEWEST_ARTICLES
-from summlens.analysis.representations.represent import Representation
+from summlens.analysis.representations import layer_floors, layer_noise
+from summlens.analysis.representations.layer_noise import FEWEST_FOR_SIMILARITY
+from summlens.analysis.representations.represent import Representation, ends, represent_pair, saved_vectors
 from summlens.core.config import ANOTHER_SEED
 from summlens.core.errors import UserError
+from summlens.core.words import quoted
 from summlens.metrics import projection, representation
 from summlens.stats import intervals
-from summlens.stats.intervals import bootstrap_interval
+from summlens.stats.intervals import RESAMPLES, bootstrap_interval
 
 log = logging.getLogger(__name__)
-RESAMPLES = 1000
 MOST_LAYERS, MOST_STEPS, MOST_ARTICLES = 5, 8, 24  # in the projection: t-SNE and UMAP then take seconds on one core
 _SAME_MODEL = 0.05  # relative difference that half precision explains
-_METRICS = {
-    "rsa": {"name": "RSA", "unit": "Spearman correlation, -1..1", "of": "RDMs: 1 - Pearson between article vectors"},
-    "cka": {"name": "debiased linear CKA", "unit": "about 0..1", "of": "Gram matrices of the article vectors"},
-    "layer_distance": {"name": "distance between consecutive layers", "unit": "1 - cosine, 0..2", "of": "raw vectors"},
-    "divergence/cosine": {"name": "divergence of fine-tuned from base", "unit": "1 - cosine, 0..2"},
-    "logit_lens/loss": {"name": "logit lens loss", "unit": "nats a token"},
-    "logit_lens/rank": {"name": "logit lens rank of the target", "unit": "rank, 1 = largest logit"},
-}
+
+
+def of_material(material: Material) -> tuple[dict, dict[str, np.ndarray]]:
+    """`analyze` of the material's two models, or, without models, of the first and the last saved vectors."""
+    # The captured steps lead from the run's base to its fine-tuned model: with other models they have no part.
+    steps = saved_vectors(material.run, len(material.examples)) if material.own else {}
+    run = material.run if steps else None
+    if material.base is None:
+        pair = ("step 0 (saved vectors)", "last step (saved vectors)")
+        base, fine_tuned = ends(steps)
+    else:
+        pair = (material.base, material.fine_tuned)
+        base, fine_tuned = represent_pair(
+            *pair, material.examples, material.tokens_of, any_shape=material.causal == "off", load=material.models
+        )
+    floors = layer_floors.measure(base, fine_tuned, material.examples, material.base, run, material.models)
+    info, arrays = analyze(base, fine_tuned, steps, material.standardized, material.seed, floors=floors)
+    return {"base": pair[0], "fine_tuned": pair[1], **info}, arrays
 
 
 def analyze(
@@ -72,7 +84,7 @@ def analyze(
         steps: captured step -> vectors (A, L + 1, D), of the run that leads from base to fine-tuned; may be empty.
         standardized: features at mean 0 and standard deviation 1 before RSA, CKA, divergence and projection.
         seed: of the bootstrap, the halves, the projections and the clusters.
-        floors: `numerical` and `seed`, as `summlens.analysis.representations.layer_floors` measures them: of the same articles and shape.
+        floors: `numerical` and `seed`, as `layer_floors` measures them: of the same articles and shape.
 
     Raises:
         UserError: models of different width, or steps of another shape than the models.
@@ -105,12 +117,15 @@ class _Analysis:
     def __init__(self, base, fine_tuned, steps, standardized, seed, resamples):
         self.base, self.fine_tuned, self.steps = base, fine_tuned, dict(sorted(steps.items()))
         self.standardized, self.seed, self.resamples = standardized, seed, resamples
-        self.few = len(base.vectors) < FEWEST_ARTICLES
+        self.few = len(base.vectors) < FEWEST_FOR_SIMILARITY
         self.same_depth = base.vectors.shape == fine_tuned.vectors.shape
         self.arrays: dict[str, np.ndarray] = {}
         self.left_out: dict[str, str] = {}
         self.info = {
-            "metrics": _METRICS,
+            "metrics": {
+                number.key: {"name": number.title, "unit": number.unit, **({"of": number.of} if number.of else {})}
+                for number in names.LAYER_NUMBERS
+            },
             "vectors": "residual stream, mean over summary positions; layer 0 = embeddings, l = output of block l",
             "features": "standardised over the articles, layer by layer" if standardized else "raw",
             "interval": {
@@ -270,8 +285,9 @@ class _Analysis:
         found, arrays = layer_noise.above_noise(pairs, measured, self.seed, self.resamples)
         self.info["noise_floor"] = found
         self.arrays |= arrays
-        if len(self.base.vectors) < 2 * FEWEST_ARTICLES:
-            few = f"{len(self.base.vectors)} probe articles: at least {2 * FEWEST_ARTICLES} are needed, for two halves"
+        if len(self.base.vectors) < 2 * FEWEST_FOR_SIMILARITY:
+            needed = 2 * FEWEST_FOR_SIMILARITY
+            few = f"{len(self.base.vectors)} probe articles: at least {needed} are needed, for two halves"
             self._leave_out(("noise_floor/sampling of RSA and CKA",), few)
         if "numerical" not in floors:
             self._leave_out(("noise_floor/numerical",), "needs the models: the saved vectors are base's as it is")
@@ -308,7 +324,7 @@ class _Analysis:
         self.left_out |= dict.fromkeys(names, reason)
 
     def _too_few(self) -> str:
-        return f"{len(self.base.vectors)} probe articles: at least {FEWEST_ARTICLES} are needed"
+        return f"{len(self.base.vectors)} probe articles: at least {FEWEST_FOR_SIMILARITY} are needed"
 
 
 def headlines(info: Mapping) -> list[str]:
@@ -317,7 +333,7 @@ def headlines(info: Mapping) -> list[str]:
     same = info.get("cka", {}).get("same_layer", {"value": [np.nan]})
     if np.isfinite(same["value"]).any():
         layer = int(np.nanargmin(same["value"]))
-        interval = _range(same["value"][layer], same["low"][layer], same["high"][layer])
+        interval = quoted(same["value"][layer], same["low"][layer], same["high"][layer])
         lines.append(f"least similar layer of base and fine-tuned: {layer}, debiased CKA {interval}")
     if "divergence" in info and info["divergence"]["onset"]["layer"] is not None:
         onset = info["divergence"]["onset"]
@@ -325,12 +341,12 @@ def headlines(info: Mapping) -> list[str]:
         lines.append(f"divergence reaches half of its largest value at {span}")
     tested = {name: row for name, row in info.get("noise_floor", {}).get("layers", {}).items() if row["of"]}
     if tested:
-        counts = ", ".join(f"{_METRICS[name]['name']} {row['flagged']} of {row['of']}" for name, row in tested.items())
+        counts = ", ".join(f"{names.LAYER[name].title} {row['flagged']} of {row['of']}" for name, row in tested.items())
         lines.append(f"layers that changed beyond every noise floor: {counts}")
     for name, label in (("base", "base"), ("fine_tuned", "fine-tuned")):
         if name in info["logit_lens"]:
             loss = info["logit_lens"][name]["loss"]
-            interval = _range(loss["mean"][-1], loss["low"][-1], loss["high"][-1])
+            interval = quoted(loss["mean"][-1], loss["low"][-1], loss["high"][-1])
             lines.append(f"loss on the reference summary, {label}: {interval} nats a token")
     captured = info.get("difference_from_captured", {})
     if max(captured.get("base", 0), captured.get("fine_tuned", 0)) > _SAME_MODEL:
@@ -369,7 +385,3 @@ def _layer_interval(choose, means: np.ndarray, draws: np.ndarray) -> dict:
 
 def _named(value, low, high, key="value") -> dict:
     return {key: value.tolist(), "low": low.tolist(), "high": high.tolist()}
-
-
-def _range(value: float, low: float, high: float) -> str:
-    return f"{value:.3f} [{low:.3f}, {high:.3f}]"

@@ -1,11 +1,12 @@
-"""Representations of models between which nothing of interest changed: what `summlens.analysis.representations.layer_noise` compares with."""
+"""Representations of models between which nothing of interest changed: what `layer_noise` compares with."""
 
 import logging
 from collections.abc import Sequence
 from itertools import combinations
 
-from summlens.analysis.noise import floors as floors_module
-from summlens.analysis.noise.floors import NUMERICAL, SEEDS, Floor, final_model, other_seeds
+from summlens import names
+from summlens.analysis.material import Load
+from summlens.analysis.noise.floors import NUMERICAL, SEEDS, Floor, final_model, other_seeds, rounded
 from summlens.analysis.representations.represent import Representation, represent
 from summlens.artifacts import Run
 from summlens.data.tokens import Example
@@ -20,6 +21,7 @@ def measure(
     examples: Sequence[Example],
     base_name: str | None,
     run: Run | None,
+    load: Load = loading.on_device,
 ) -> dict[str, Floor[Representation]]:
     """The noise floors, those that there are: `numerical` and `seed` (`summlens.analysis.noise.floors`).
 
@@ -30,9 +32,9 @@ def measure(
     floors = {}
     if base_name is not None:
         log.info("noise floor: %s with bfloat16 rounding on %d probe articles", base_name, len(examples))
-        rounded = floors_module.rounded(loading.load_model(base_name).to(loading.device()))
-        floors["numerical"] = Floor(NUMERICAL, [(represent(rounded, examples, f"{base_name} in bfloat16"), base)], base)
-    others = {} if run is None else seeds(run, fine_tuned, examples if base_name is not None else ())
+        other = represent(rounded(load(base_name)), examples, f"{base_name} in bfloat16")
+        floors["numerical"] = Floor(NUMERICAL, [(other, base)], base)
+    others = {} if run is None else seeds(run, fine_tuned, examples if base_name is not None else (), load)
     if others:
         floors["seed"] = Floor(
             SEEDS.format(", ".join(others)),
@@ -43,7 +45,9 @@ def measure(
     return floors
 
 
-def seeds(run: Run, fine_tuned: Representation, examples: Sequence[Example]) -> dict[str, Representation]:
+def seeds(
+    run: Run, fine_tuned: Representation, examples: Sequence[Example], load: Load = loading.on_device
+) -> dict[str, Representation]:
     """{seed: its fine-tuned model}, of those whose captures are of the same probe articles.
 
     Without `examples`, or where a model is gone, they are the vectors that its last whole capture holds.
@@ -53,11 +57,11 @@ def seeds(run: Run, fine_tuned: Representation, examples: Sequence[Example]) -> 
         steps = other.whole_steps()
         if not steps:
             continue
-        vectors = other.read_arrays(f"step_{steps[-1]:06d}.npz").get("latent/residual")
+        vectors = other.read_step(steps[-1]).arrays.get(names.LATENT)
         if vectors is None or vectors.shape != fine_tuned.vectors.shape:
             continue
         found[seed] = Representation(vectors)
-        model = final_model(other, loading.device()) if examples else None
+        model = final_model(other, load) if examples else None
         if model is not None:
             log.info("noise floor: the fine-tuned model of seed %s on %d probe articles", seed, len(examples))
             found[seed] = represent(model, examples, str(other.model_outputs))

@@ -1,7 +1,7 @@
 """Which layers' representations changed beyond noise: the numbers of latent_space.json against their noise floors.
 
 For the numbers that every article has (distance between layers, logit lens, divergence) floors, test and flag are those
-of `summlens.analysis.noise.verdict`. RSA and CKA are numbers of all articles together; the size of a change is 1 - similarity of
+of `noise.verdict`. RSA and CKA are numbers of all articles together; the size of a change is 1 - similarity of
 base and fine-tuned at one layer, and its floors are:
 
 sampling   how far the similarity over one half of the articles lies from that over the other: the distance that 95 % of
@@ -28,7 +28,7 @@ from summlens.stats.intervals import bootstrap_counts
 from summlens.stats.tests import halvings
 
 SIMILARITIES = {"rsa": rsa_draws, "cka": cka_draws}
-FEWEST_ARTICLES = 5  # unbiased HSIC averages over four different articles: with just four it would have no spread
+FEWEST_FOR_SIMILARITY = 5  # unbiased HSIC averages over four different articles: with just four it would have no spread
 _HALVINGS = 200
 _ROUNDING = 1e-12  # similarities nearer than that are equal: float64 sums in another order
 
@@ -88,9 +88,9 @@ def _similarity(draw, base, fine_tuned, floors, seed, resamples) -> tuple[dict, 
 
 
 def _between_halves(draw, base, fine_tuned, seed) -> np.ndarray:
-    """(L + 1,): the sampling floor; NaN with fewer than FEWEST_ARTICLES in a half."""
+    """(L + 1,): the sampling floor; NaN with fewer than FEWEST_FOR_SIMILARITY in a half."""
     sides = halvings(base.shape[1], _HALVINGS, seed)
-    if (sides[0] > 0).sum() < FEWEST_ARTICLES:
+    if (sides[0] > 0).sum() < FEWEST_FOR_SIMILARITY:
         return np.full(len(base), np.nan)
     _, draws = draw(base, fine_tuned, np.concatenate([sides > 0, sides < 0]).astype(np.float64))
     apart = np.abs(draws[:_HALVINGS] - draws[_HALVINGS:])

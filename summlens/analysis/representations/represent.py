@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from summlens import names
+from summlens.analysis.material import Load
 from summlens.artifacts import Run
 from summlens.core.errors import UserError
 from summlens.data.tokens import Example
@@ -40,10 +42,9 @@ def saved_vectors(run: Run, articles: int) -> dict[int, np.ndarray]:
     """
     vectors = {}
     for step in run.whole_steps():
-        path = run.metrics / f"step_{step:06d}.npz"
-        saved = run.read_arrays(path.name).get("latent/residual")
+        path, saved = run.step_arrays(step), run.read_step(step).arrays.get(names.LATENT)
         if saved is None:
-            raise UserError(f"{path} holds no latent/residual: make the run again")
+            raise UserError(f"{path} holds no {names.LATENT}: make the run again")
         expected = next(iter(vectors.values())).shape if vectors else (articles, *saved.shape[1:])
         if saved.ndim != 3 or saved.shape != expected:
             raise UserError(
@@ -63,9 +64,14 @@ def ends(steps: Mapping[int, np.ndarray]) -> tuple[Representation, Representatio
 
 
 def represent_pair(
-    base: str, fine_tuned: str, examples: Sequence[Example], tokens_of: str, any_shape: bool = False
+    base: str,
+    fine_tuned: str,
+    examples: Sequence[Example],
+    tokens_of: str,
+    any_shape: bool = False,
+    load: Load = loading.on_device,
 ) -> tuple[Representation, Representation]:
-    """Load two models, one after the other, and run the probe articles through each (see `represent`).
+    """Run the probe articles through two models (see `represent`).
 
     Raises:
         UserError: a model or tokenizer that cannot be loaded; one whose tokenizer reads the ids of the probe articles
@@ -86,8 +92,7 @@ def represent_pair(
     if not any_shape:
         loading.check_layers_and_heads(base, fine_tuned)
     log.info("running %d probe articles through %s and %s", len(examples), base, fine_tuned)
-    on = loading.device()
-    return tuple(represent(loading.load_model(name).to(on), examples, name) for name in (base, fine_tuned))
+    return tuple(represent(load(name), examples, name) for name in (base, fine_tuned))
 
 
 @torch.no_grad()

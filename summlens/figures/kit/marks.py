@@ -4,20 +4,20 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 
 ARTICLES_ONLY = "The interval is over probe articles; it does not cover another training seed."
+BAND_RESAMPLES = 300  # bands are drawn a pixel or two wide: more resamples would not be seen
+MOST_LINES = 6
 
 
-def heatmap_height(layers: int, rows: int) -> float:
+def heatmap_height(layers: int, rows: int = 1) -> float:
+    """Inches for so many rows of layer x head heatmaps."""
     return rows * float(np.clip(0.2 * layers + 1.0, 1.9, 4.6))
 
 
 def colour_bar(figure, mesh, axes, label: str) -> None:
+    """The colour scale of `mesh` beside the axes."""
     bar = figure.colorbar(mesh, ax=axes, label=label, aspect=28, pad=0.02)
     bar.outline.set_visible(False)
     bar.ax.tick_params(length=2)
-
-
-BAND_RESAMPLES = 300  # bands are drawn a pixel or two wide: more resamples would not be seen
-MOST_LINES = 6
 
 
 def line(axes, steps, values, color, label, band=None) -> None:

@@ -1,19 +1,31 @@
 """A run's saved files, read once and reduced to what figures need: series over steps and the two ends of the run."""
 
-import re
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from summlens.artifacts import Run, Step
+from summlens import names
+from summlens.artifacts import (
+    ATTENTION_MAPS,
+    CAUSAL,
+    CONTROL_SPLIT,
+    EVALUATION,
+    LATENT_SPACE,
+    PREDICTIONS,
+    RECORD,
+    Run,
+    Step,
+)
 from summlens.core.errors import UserError
-from summlens.stats.intervals import bootstrap_interval
+from summlens.core.words import listed
+from summlens.stats.columns import nanmean
+from summlens.stats.intervals import RESAMPLES, bootstrap_interval
 
-SERIES = re.compile(r"attention/.+/summary|head_output_norm/summary|activation/.+/summary|loss/summary")
-RESAMPLES, SEED = 1000, 0
-FLOORS = {"sampling": "the choice of articles", "numerical": "rounding", "seed": "another training seed"}  # in words
+SEED = 0
+_SERIES = frozenset(names.series())
+_COMPARED = {key: name for name, key in names.compared().items()}  # by key, what a noise floor calls it
 
 
 class Missing(Exception):
@@ -108,28 +120,36 @@ def load(run: Run, progress=lambda steps: steps, changed_neurons: int = 24) -> R
     A file that is damaged is left out and named in `problems`; a run without run.json, or with a run.json of another
     schema version, raises UserError.
     """
-    data = RunData(run, run.read_json("run.json"))
-    for name in ("evaluation", "latent", "causal", "controls", "maps"):
-        file = {"latent": "latent_space", "maps": "attention_maps"}.get(name, name) + ".json"
-        setattr(data, name, _optional(data, lambda file=file: run.read_json(file), run.has(file)))
-    data.latent_arrays = _optional(data, lambda: run.read_arrays("latent_space.npz"), run.has("latent_space.npz")) or {}
-    present = run.has("controls.npz")
-    data.control_arrays = _optional(data, lambda: run.read_arrays("controls.npz"), present) or {}
-    data.map_arrays = (
-        _optional(data, lambda: run.read_arrays("attention_maps.npz"), run.has("attention_maps.npz")) or {}
-    )
-    present = run.has("predictions.jsonl")
-    data.predictions = _optional(data, lambda: list(run.read_predictions()), present) or []
+    data = RunData(run, run.read_json(RECORD))
+    data.evaluation = _json(data, EVALUATION)
+    data.latent, data.latent_arrays = _analysis(data, LATENT_SPACE)
+    data.causal = _json(data, f"{CAUSAL}.json")
+    data.controls, data.control_arrays = _analysis(data, CONTROL_SPLIT)
+    data.maps, data.map_arrays = _analysis(data, ATTENTION_MAPS)
+    data.predictions = _optional(data, lambda: list(run.read_predictions()), run.has(PREDICTIONS)) or []
     _load_steps(data, progress, changed_neurons)
     data.problems += _other_pairs(data)
     return data
+
+
+def _json(data: RunData, name: str) -> dict | None:
+    return _optional(data, lambda: data.run.read_json(name), data.run.has(name))
+
+
+def _arrays(data: RunData, stem: str) -> dict[str, np.ndarray]:
+    name = f"{stem}.npz"
+    return _optional(data, lambda: data.run.read_arrays(name), data.run.has(name)) or {}
+
+
+def _analysis(data: RunData, stem: str) -> tuple[dict | None, dict[str, np.ndarray]]:
+    return _json(data, f"{stem}.json"), _arrays(data, stem)
 
 
 def _other_pairs(data: RunData) -> list[str]:
     """A line where the analyses of one report are of different pairs of models."""
     pairs = {
         file: (found.get("base"), found.get("fine_tuned"))
-        for file, found in (("latent_space.json", data.latent), ("causal.json", data.causal))
+        for file, found in ((f"{LATENT_SPACE}.json", data.latent), (f"{CAUSAL}.json", data.causal))
         if found and "(saved vectors)" not in str(found.get("fine_tuned"))
     }
     if len(set(pairs.values())) < 2:
@@ -159,8 +179,8 @@ def _load_steps(data: RunData, progress, changed_neurons: int) -> None:
         data.last = capture
         data.steps.append(step)
         data.infos.append(capture.info)
-        rows.append({key: np.asarray(v, np.float32) for key, v in capture.arrays.items() if SERIES.fullmatch(key)})
-        neuron_means.append(capture.arrays.get("neuron/mean"))
+        rows.append({key: np.asarray(v, np.float32) for key, v in capture.arrays.items() if key in _SERIES})
+        neuron_means.append(capture.arrays.get(names.neurons("mean")))
     data.problems += gaps(found)
     if data.steps and data.steps[0] > 0:
         data.problems.append(f"step 0 could not be read: base means step {data.steps[0]} here")
@@ -173,8 +193,8 @@ def _load_steps(data: RunData, progress, changed_neurons: int) -> None:
             continue
         values = [row.get(key, np.full(shape, np.nan, np.float32)) for row in rows]
         if len(shape) == 3:
-            data.heads[key] = np.stack([_nanmean(value, 0) for value in values])
-            data.layers[key] = np.stack([_nanmean(value, 2) for value in values])
+            data.heads[key] = np.stack([nanmean(value, 0) for value in values])
+            data.layers[key] = np.stack([nanmean(value, 2) for value in values])
         else:
             data.layers[key] = np.stack(values).reshape(len(values), shape[0], -1)
     _load_neurons(data, neuron_means, changed_neurons)
@@ -197,21 +217,20 @@ def _load_neurons(data: RunData, means: list, count: int) -> None:
 
 def neuron_change(data: RunData) -> np.ndarray:
     """(L, N) change of each neuron's mean activation, in standard deviations of that neuron in the first capture."""
-    before, after = data.ends("neuron/mean")
-    deviation, _ = data.ends("neuron/std")
+    before, after = data.ends(names.neurons("mean"))
+    deviation, _ = data.ends(names.neurons("std"))
     return (after - before) / np.maximum(deviation, 1e-3 * max(float(np.nanmean(deviation)), 1e-12))
 
 
 def neuron_changes(data: RunData, layer: int, neuron: int) -> dict[str, np.ndarray]:
     """{mean|max|std|positive_share: (A,)} change of that number of a neuron in each probe article, as the causal tests
     of the run's own models measured it; empty where there are none."""
-    if "neurons" not in ((data.causal or {}).get("noise_floor") or {}) or not data.run.has("causal.npz"):
+    if "neurons" not in ((data.causal or {}).get("noise_floor") or {}):
         return {}
-    arrays = _optional(data, lambda: data.run.read_arrays("causal.npz"), True) or {}
-    changes = {}
-    for statistic, suffix in (("mean", ""), ("max", "/max"), ("std", "/std"), ("positive_share", "/positive_share")):
-        ends = [arrays.get(f"neurons/{name}{suffix}") for name in ("base", "fine_tuned")]
-        if all(end is not None and end.shape[1:] == data.last.arrays["neuron/mean"].shape for end in ends):
+    arrays, changes = _arrays(data, CAUSAL), {}
+    for statistic in names.NEURON_STATISTICS:
+        ends = [arrays.get(names.neurons_by_article(model, statistic)) for model in names.MODELS]
+        if all(end is not None and end.shape[1:] == data.last.arrays[names.neurons("mean")].shape for end in ends):
             changes[statistic] = ends[1][:, layer, neuron] - ends[0][:, layer, neuron]
     return changes
 
@@ -227,14 +246,6 @@ def gaps(steps: list[int]) -> list[str]:
         for before, after in zip(steps[:-1], steps[1:], strict=True)
         if after - before > usual
     ]
-
-
-def _nanmean(values: np.ndarray, axis: int) -> np.ndarray:
-    """The mean over what is finite, NaN where nothing is."""
-    present = np.isfinite(values)
-    count = present.sum(axis=axis)
-    total = np.where(present, values, 0).sum(axis=axis)
-    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
 def interval(values: np.ndarray, resamples: int = RESAMPLES) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -273,12 +284,12 @@ def change(data: RunData, key: str) -> Change:
     """How the per-head metric `key` (A, L, H) changed from the first capture to the last."""
     before, after = data.ends(key)
     mean, low, high = interval(after.astype(np.float64) - before)
-    return Change(_nanmean(before, 0), _nanmean(after, 0), mean, low, high, _above_noise(data, key, mean.shape))
+    return Change(nanmean(before, 0), nanmean(after, 0), mean, low, high, _above_noise(data, key, mean.shape))
 
 
 def floors_in_words(floors: Collection[str]) -> str:
     """What a change was held against, from the names of the noise floors."""
-    return listed([words for name, words in FLOORS.items() if name in floors])
+    return listed([floor.words for key, floor in names.FLOORS.items() if key in floors])
 
 
 def layers_above_noise(data: RunData, number: str) -> tuple[np.ndarray, list[str]] | None:
@@ -288,21 +299,11 @@ def layers_above_noise(data: RunData, number: str) -> tuple[np.ndarray, list[str
     row = ((data.latent or {}).get("noise_floor") or {}).get("layers", {}).get(number)
     if not row or not row["of"]:
         return None
-    return np.array(row["flag"], dtype=bool), [name for name in FLOORS if name in row["median"]]
-
-
-def listed(names: list[str]) -> str:
-    """The names as one says them: a, b and c."""
-    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
-
-
-def percent(found: dict) -> str:
-    """{share, low, high} in %, as it stands in a sentence."""
-    return f"{100 * found['share']:.0f} % [{100 * found['low']:.0f}, {100 * found['high']:.0f}]"
+    return np.array(row["flag"], dtype=bool), [name for name in names.FLOORS if name in row["median"]]
 
 
 def _above_noise(data: RunData, key: str, shape: tuple) -> np.ndarray | None:
     heads = ((data.causal or {}).get("noise_floor") or {}).get("heads") or {}
-    metric, positions = key.split("/")[-2:]
-    flags = np.array(heads.get(metric, {}).get("flag", []), dtype=bool)
-    return flags if positions == "summary" and flags.shape == shape else None
+    level, _, form = _COMPARED.get(key, "").partition("/")
+    flags = np.array(heads.get(form, {}).get("flag", []) if level == "heads" else [], dtype=bool)
+    return flags if flags.shape == shape else None
