@@ -4,8 +4,7 @@ Returns the arrays of a step's file (`summlens.artifacts`, step_NNNNNN.npz). Not
 """
 
 import inspect
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from operator import attrgetter
 
 import numpy as np
@@ -15,6 +14,7 @@ from torch.nn.functional import cross_entropy
 
 from summlens import names
 from summlens.core.errors import UserError
+from summlens.data.batches import Batch, batches
 from summlens.data.tokens import Example
 from summlens.metrics import activations, weights
 from summlens.metrics.attention import Projected, Tokens, attention_statistics
@@ -26,21 +26,6 @@ __all__ = ["Architecture", "architecture", "capture", "gradient_norms", "weight_
 
 
 _SITES = {site.key: site for site in names.SITES}
-
-
-@dataclass(frozen=True)
-class _Batch:
-    """Examples padded to one length: `indices` into the examples; ids and real (bool) (B, T)."""
-
-    indices: list[int]
-    tokens: list[Tokens]
-    ids: Tensor
-    real: Tensor
-
-    def rows(self, positions: str) -> list[slice]:
-        """The query positions of each example in the padded batch."""
-        own = [(t.start, t.queries(positions)) for t in self.tokens]
-        return [slice(start + queries.start, start + queries.stop) for start, queries in own]
 
 
 @torch.no_grad()
@@ -74,12 +59,13 @@ def capture(
 
     collected = _Collected(found, len(examples), base is not None, positions)
     with evaluating(*(m for m in (model, base) if m is not None)):
-        for batch in _batches(examples, batch_size, pad_id, padding_side, model.get_input_embeddings().weight.device):
+        on = model.get_input_embeddings().weight.device
+        for batch in batches(examples, device=on, articles=batch_size, pad_id=pad_id, side=padding_side):
             _capture_batch(found, base_found, batch, collected)
     return {key: np.asarray(value, dtype=np.float32) for key, value in collected.arrays().items()}
 
 
-def _capture_batch(found: Architecture, base: Architecture | None, batch: "_Batch", collected: "_Collected") -> None:
+def _capture_batch(found: Architecture, base: Architecture | None, batch: Batch, collected: "_Collected") -> None:
     """Run base, then model, on a batch. The base's queries and keys wait for the model's: they grow with T alone."""
     waiting: dict[int, Projected] = {}
 
@@ -164,32 +150,32 @@ class _Collected:
                 shapes |= {site.array(size, where): (layers + site.embeddings,) for size in names.SIZES}
         self._arrays = {key: np.full((examples, *shape), np.nan, dtype=np.float32) for key, shape in shapes.items()}
 
-    def attention(self, batch: _Batch, layer: int, model: Projected, base: Projected | None) -> None:
-        statistics = attention_statistics(model, batch.tokens, base, positions=self.positions)
+    def attention(self, batch: Batch, layer: int, model: Projected, base: Projected | None) -> None:
+        statistics = attention_statistics(model, _tokens(batch), base, positions=self.positions)
         for key, values in statistics.items():
             self._arrays[f"attention/{key}"][batch.indices, layer] = values.numpy()
 
-    def site(self, batch: _Batch, site: str, layer: int, values: Tensor) -> None:
+    def site(self, batch: Batch, site: str, layer: int, values: Tensor) -> None:
         if site == "head_outputs":
             norms = activations.head_output_norms(values, self.projections[layer])
             for where in self.positions:
-                mean = activations.mean_vector(norms, batch.rows(where))
+                mean = activations.mean_vector(norms, _slices(batch, where))
                 self._arrays[names.HEAD["head_output_norm"].array(where)][batch.indices, layer] = mean.cpu().numpy()
             return
         for where in self.positions:
             for size, function in (("mean_abs", activations.mean_absolute), ("l2", activations.mean_l2)):
-                sizes = function(values, batch.rows(where))
+                sizes = function(values, _slices(batch, where))
                 self._arrays[_SITES[site].array(size, where)][batch.indices, layer] = sizes.cpu().numpy()
-        summary = batch.rows("summary")
+        summary = _slices(batch)
         if site == "residual":
             mean = activations.mean_vector(values, summary)
             self._arrays[names.LATENT][batch.indices, layer] = mean.cpu().numpy()
         elif site == "mlp_hidden":
             self.neurons[layer].update(torch.cat([values[b, rows] for b, rows in enumerate(summary)]))
 
-    def loss(self, batch: _Batch, logits: Tensor, first: int) -> None:
+    def loss(self, batch: Batch, logits: Tensor, first: int) -> None:
         """logits: (B, T - first, V), of the positions from `first` on."""
-        for b, (index, rows) in enumerate(zip(batch.indices, batch.rows("summary"), strict=True)):
+        for b, (index, rows) in enumerate(zip(batch.indices, batch.rows(), strict=True)):
             own = logits[b, rows.start - first : rows.stop - first].float()
             self._arrays[names.LOSS][index] = cross_entropy(own, batch.ids[b, rows.start + 1 : rows.stop + 1]).item()
 
@@ -198,10 +184,14 @@ class _Collected:
         return self._arrays | {names.neurons(key): np.stack([one[key] for one in by_layer]) for key in by_layer[0]}
 
 
-def _forward(model: nn.Module, batch: _Batch) -> tuple[Tensor, int]:
+def _slices(batch: Batch, positions: str = "summary") -> list[slice]:
+    return [slice(rows.start, rows.stop) for rows in batch.rows(positions)]
+
+
+def _forward(model: nn.Module, batch: Batch) -> tuple[Tensor, int]:
     """The logits from the batch's first summary query on, and that position. Positions count real tokens only."""
     accepted = inspect.signature(model.forward).parameters
-    first = min(rows.start for rows in batch.rows("summary"))
+    first = batch.first
     optional = {"position_ids": (batch.real.cumsum(-1) - 1).clamp_min(0), "logits_to_keep": batch.ids.shape[1] - first}
     logits = model(
         input_ids=batch.ids,
@@ -212,24 +202,11 @@ def _forward(model: nn.Module, batch: _Batch) -> tuple[Tensor, int]:
     return logits, batch.ids.shape[1] - logits.shape[1]
 
 
-def _batches(
-    examples: Sequence[Example], size: int, pad_id: int, padding_side: str, device: torch.device
-) -> Iterator[_Batch]:
-    """Batches of like length, the longest first: a run that will not fit in memory fails at once."""
-    order = sorted(range(len(examples)), key=lambda i: -len(examples[i].input_ids))
-    for begin in range(0, len(order), size):
-        indices = order[begin : begin + size]
-        length = len(examples[indices[0]].input_ids)
-        ids = torch.full((len(indices), length), pad_id)
-        real = torch.zeros(ids.shape, dtype=torch.bool)
-        tokens = []
-        for b, index in enumerate(indices):
-            one = examples[index]
-            start = length - len(one.input_ids) if padding_side == "left" else 0
-            own = Tokens(torch.tensor(one.input_ids), one.article_start, one.article_stop, one.prompt_length, start)
-            ids[b, own.real], real[b, own.real] = own.ids, True
-            tokens.append(own)
-        yield _Batch(indices, tokens, ids.to(device), real.to(device))
+def _tokens(batch: Batch) -> list[Tokens]:
+    return [
+        Tokens(torch.tensor(one.input_ids), one.article_start, one.article_stop, one.prompt_length, start)
+        for one, start in zip(batch.examples, batch.starts, strict=True)
+    ]
 
 
 def _check(examples: Sequence[Example], found: Architecture) -> None:
@@ -240,7 +217,7 @@ def _check(examples: Sequence[Example], found: Architecture) -> None:
         length = len(example.input_ids)
         if example.prompt_length < 1 or len(example.queries) == 0:
             raise UserError(
-                f"probe article {example.id} leaves no summary position: choose it away or shorten its prompt"
+                f"probe article {example.id} leaves no summary position: leave it out of the data or shorten its prompt"
             )
         if limit is not None and length > limit:
             raise UserError(f"probe article {example.id} has {length} tokens; the model reads at most {limit}")

@@ -20,6 +20,7 @@ SYSTEMS = {
     "reference": ("Reference", 100.0),
 }
 SCORES = ("rouge1", "rouge2", "rougeL", "rougeLsum", "meteor")
+NOT_IN_EVERY_RUN = {"seed", "meteor"}  # another seed's floor; METEOR where a WordNet is at hand
 HOSTILE = "<script>document.title = 'owned'</script></script>\"'><img src=x onerror=alert(1)>"
 
 
@@ -263,8 +264,7 @@ def write_latent_space(run: Run, random, numbers: list[int], layers: int, articl
         tested[number] = {"flag": flag, "flagged": int(flag.sum()), "of": depth, "median": {"change": 0.3, **kept}}
         arrays |= {f"noise_floor/{number}/{key}": np.full(depth, floor) for key, floor in kept.items()}
     found = {"floors": dict.fromkeys(floors, "what it compares"), "layers": tested}
-    settings = {"umap": {"n_neighbors": 15}}
-    run.write_json("latent_space.json", {"names": sorted(arrays), "settings": settings, "noise_floor": found})
+    run.write_json("latent_space.json", {"noise_floor": found})
     run.write_arrays("latent_space.npz", arrays)
 
 
@@ -379,7 +379,7 @@ def causal_info(layers: int, heads: int, articles: int) -> dict:
         "loss": {"gain": {"mean": 2.0, "low": 1.5, "high": 2.5}},
         "ablation": {
             "mean": {"base": of_model(0.1), "fine_tuned": of_model(0.3), "difference": of_model(0.2)},
-            "zero": {"fine_tuned": of_model(0.35)},
+            "zero": {"fine_tuned": {"heads": _table("mean", by_head, strong, 0.35)}},
         },
         "patching": {"noising": patched, "denoising": patched},
         "attribution_patching": {

@@ -13,10 +13,11 @@ from summlens.analysis.causal import causal_tests, effects
 from summlens.analysis.causal.circuit import _greedy, find
 from summlens.artifacts import Run
 from summlens.core.errors import UserError
+from summlens.data.batches import batches
 from summlens.data.tokens import Example
 from summlens.model import editing
 from summlens.model.architecture import architecture
-from summlens.model.editing import Edit, Subject, batches
+from summlens.model.editing import Edit, Subject
 from summlens.model.observing import evaluating
 
 
@@ -364,7 +365,7 @@ def planted():
         logits = torch.func.functional_call(fine_tuned, both, kwargs={"input_ids": batch.ids}).logits
         losses = [
             torch.nn.functional.cross_entropy(one[list(q)], ids[q.start + 1 : q.stop + 1])
-            for one, ids, q in zip(logits, batch.ids, batch.queries, strict=True)
+            for one, ids, q in zip(logits, batch.ids, batch.rows(), strict=True)
         ]
         optimiser.zero_grad()
         torch.stack(losses).mean().backward()

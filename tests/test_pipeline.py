@@ -10,10 +10,13 @@ import time
 
 import numpy as np
 import pytest
+import synthetic_run
 from safetensors.numpy import load_file
 
+from summlens import figures, names
 from summlens.artifacts import Run
 from summlens.core.config import PROJECT
+from summlens.report import page
 
 TINY = [
     *("--train-articles", "64", "--validation-articles", "8", "--test-articles", "6", "--probe-articles", "5"),
@@ -97,6 +100,62 @@ def test_analysis_and_report_follow_from_the_files(finished):
     assert "ROUGE" in report and "data:image/png;base64" in report
     assert (artifacts.visualizations / "heads_evolution.gif").read_bytes()[:3] == b"GIF"
     assert (artifacts.visualizations / "latent_umap.html").is_file()
+
+
+@pytest.fixture(scope="module")
+def analysed(finished):
+    """The finished run with its analysis, whichever tests were chosen."""
+    artifacts, _ = finished
+    if not artifacts.has("causal.json"):
+        done = run("analyze_latent_space.py", "--output-dir", artifacts.root)
+        assert done.returncode == 0, done.stderr
+    return artifacts
+
+
+def test_the_report_of_a_real_run_misses_nothing(analysed):
+    """A key that a writer spells otherwise than its reader would lose a figure without a word."""
+    data, made = figures.load(analysed), page.Made()
+    for entry in figures.CATALOGUE:
+        try:
+            entry.draw(data)
+        except figures.Missing as reason:
+            made.missing.append((entry.name, str(reason), ""))
+    assert not data.problems
+    asked_for = {control.picture for control in names.CONTROLS.values()}  # this run has no control
+    assert {name for name, _, _ in made.missing} == asked_for
+    html = page.html(data, page.Made())
+    section = html[html.index('<section id="missing">') : html.index('<section id="files">')]
+    assert "Nothing: every figure of this report was drawn." in section
+
+
+def test_the_synthetic_run_has_only_what_a_real_run_writes(analysed, tmp_path):
+    """The figures' tests draw invented numbers: their keys are a real run's."""
+    synthetic, real = synthetic_run.write(tmp_path), analysed
+    stems = ("latent_space", "causal", "attention_maps")
+    files = ["run.json", "evaluation.json", *(f"{stem}.json" for stem in stems)]
+    pairs = [(synthetic.read_json(name), real.read_json(name), name) for name in files]
+    pairs += [(synthetic.read_step(20).info, real.read_step(16).info, "step")]
+    pairs += [(next(synthetic.read_predictions()), next(real.read_predictions()), "predictions")]
+    for invented, written, name in pairs:
+        unknown = key_paths(invented) - key_paths(written)
+        assert not {key for key in unknown if not synthetic_run.NOT_IN_EVERY_RUN & set(key.split("."))}, name
+    for stem in ("latent_space", "attention_maps"):
+        invented, written = (one.read_arrays(f"{stem}.npz").keys() for one in (synthetic, real))
+        unknown = {key for key in invented - written if not synthetic_run.NOT_IN_EVERY_RUN & set(key.split("/"))}
+        assert not unknown, stem
+    assert synthetic.read_step(20).arrays.keys() <= real.read_step(16).arrays.keys()
+
+
+def key_paths(value, path=()) -> set[str]:
+    """The keys of nested objects, joined by dots; those that are names of matrices, kinds or layers as *."""
+    if isinstance(value, dict):
+        free = path[-1:] in (("weights",), ("kind",), ("labels",))
+        return {".".join((*path, "*" if free else key)) for key in value}.union(
+            *(key_paths(item, (*path, "*" if free else key)) for key, item in value.items())
+        )
+    if isinstance(value, list):
+        return set().union(*(key_paths(item, path) for item in value))
+    return set()
 
 
 def test_a_killed_run_that_resumes_ends_in_the_same_state(finished, tmp_path):

@@ -121,7 +121,8 @@ def compare(
         means = [np.nanmean(one[name], axis=0) for one in trainings if name in one]
         if len(means) > 1:
             distance = np.max([np.abs(one - other) for one, other in combinations(means, 2)], axis=0)
-            # Between a seed that changed and one that did not the distance is the change: the smallest must be larger.
+            # Every seed's part must exceed the largest distance between two seeds. Were the largest part compared, one
+            # seed that happened to change would be enough: its distance from the others is that very change.
             flag &= np.min([np.abs(one - np.nanmean(beside[name], axis=0)) for one in means], axis=0) > distance
             arrays[f"{name}/seed"] = distance
         arrays |= {f"{name}/p": p_values, f"{name}/flag": flag}

@@ -217,28 +217,38 @@ def _gram(vectors):
 def _hsic(k, l, weights):  # noqa: E741 - K and L are the literature's names
     """Unbiased HSIC of two Gram matrices (A, A) as a weighted U-statistic: weights (B, A) -> (B,).
 
-    The mean of K_ij (L_ij - 2 L_iq + L_qr) over all quadruples of different articles i, j, q, r, each weighted by the
-    product of its articles' weights; for equal weights that is eq. 5 of Song et al. (2012). NaN without a quadruple.
+    The mean of K_ij (L_ij - 2 L_iq + L_qr) over all quadruples of *different* articles i, j, q, r, each weighted by
+    w_i w_j w_q w_r; for equal weights that is eq. 5 of Song et al. (2012). NaN without a quadruple.
+
+    Each of the three sums below runs over different articles alone. It is a sum over all articles, which is a matrix
+    product, less the terms in which two of them are the same. Diagonals are set to zero first, so that i = j, i = q and
+    q = r need no such term where K_ij, L_iq or L_qr holds both. P1 is the sum of w, P2 that of w^2.
+
+    pairs       sum over i != j of w_i w_j K_ij L_ij times the weight left for q != r, neither of them i or j:
+                (P1 - w_i - w_j)^2 - (P2 - w_i^2 - w_j^2) = P1^2 - P2 - 2 P1 (w_i + w_j) + 2 (w_i^2 + w_j^2 + w_i w_j).
+    triples     sum over i, j, q of w_i w_j w_q K_ij L_iq times the weight left for r: P1 - w_i - w_j - w_q.
+                For one i, corner_i = (sum_j w_j K_ij) (sum_q w_q L_iq) - sum_j w_j^2 K_ij L_ij leaves out q = j.
+    quadruples  sum over i, j, q, r of w_i w_j w_q w_r K_ij L_qr: the product of both whole sums, less what {i, j} and
+                {q, r} have in common. They share one article in four ways, each the sum of w_i^2 corner_i, and both in
+                two ways, each the sum of w_i^2 w_j^2 K_ij L_ij.
     """
     k, l = k - np.diag(np.diag(k)), l - np.diag(np.diag(l))  # noqa: E741
     w, w2, w3 = weights, weights**2, weights**3
-    total, squares = w.sum(axis=1), w2.sum(axis=1)
+    p1, p2 = w.sum(axis=1), w2.sum(axis=1)
     both = k * l
     row_k, row_l = w @ k, w @ l  # (B, A): sum over j of w_j K_ij
     both_w, both_w2 = w @ both, w2 @ both
-    corner = row_k * row_l - both_w2  # (B, A): sum over j != q of w_j w_q K_ij L_iq
+    corner = row_k * row_l - both_w2
     shared_both = (w2 * both_w2).sum(axis=1)
-    # What is left over for the other two articles, (total - w_i - w_j)^2 - (squares - w_i^2 - w_j^2), multiplied out.
     pairs = (
-        (total**2 - squares) * (w * both_w).sum(axis=1)
-        - 4 * total * (w2 * both_w).sum(axis=1)
+        (p1**2 - p2) * (w * both_w).sum(axis=1)
+        - 4 * p1 * (w2 * both_w).sum(axis=1)
         + 4 * (w3 * both_w).sum(axis=1)
         + 2 * shared_both
     )
-    # Likewise total - w_i - w_j - w_q for the fourth article of K_ij L_iq.
+    # w_i (P1 - w_i) corner_i, less the terms of w_j and of w_q, in which corner's other factor has its weight squared.
     squared = (w2 @ k) * row_l + row_k * (w2 @ l) - 2 * (w3 @ both)
-    triples = (w * (total[:, None] - w) * corner).sum(axis=1) - (w * squared).sum(axis=1)
-    # All pairs of pairs, less those that share one article (in four ways) and those that share both (in two).
+    triples = (w * (p1[:, None] - w) * corner).sum(axis=1) - (w * squared).sum(axis=1)
     quadruples = (w * row_k).sum(axis=1) * (w * row_l).sum(axis=1) - 4 * (w2 * corner).sum(axis=1) - 2 * shared_both
     return (pairs - 2 * triples + quadruples) / _positive(_quadruple_mass(weights))
 

@@ -6,7 +6,7 @@ attention never looks, so it needs no mask.
 """
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,41 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, pad
 
-from summlens.data.tokens import Example
+from summlens.data.batches import Batch
 from summlens.model.architecture import Architecture, Block, architecture
 from summlens.model.observing import observed_sites
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Examples of like length: `indices` into the examples, `ids` (B, T), `real` (B, T) False at padding.
-
-    `queries` are the positions that predict each example's summary tokens; `first` is the earliest of all.
-    """
-
-    indices: list[int]
-    ids: Tensor
-    real: Tensor
-    queries: list[range]
-
-    @property
-    def first(self) -> int:
-        return min(queries.start for queries in self.queries)
-
-
-def batches(examples: Sequence[Example], indices: Iterable[int], tokens: int, device) -> Iterator[Batch]:
-    """The examples of `indices` by length, the longest first, as many at a time as fit into `tokens` (at least one)."""
-    order = sorted(indices, key=lambda i: -len(examples[i].input_ids))
-    while order:
-        longest = len(examples[order[0]].input_ids)
-        count = max(1, tokens // longest)
-        own, order = order[:count], order[count:]
-        ids = torch.zeros(len(own), longest, dtype=torch.long)
-        real = torch.zeros(ids.shape, dtype=torch.bool)
-        for row, index in enumerate(own):
-            length = len(examples[index].input_ids)
-            ids[row, :length], real[row, :length] = torch.tensor(examples[index].input_ids), True
-        yield Batch(own, ids.to(device), real.to(device), [examples[index].queries for index in own])
 
 
 @dataclass(frozen=True)
@@ -92,7 +60,7 @@ _SITES = {
 
 
 class Subject:
-    """A model to intervene on. Keep it in eval mode (`architecture.evaluating`) while it is used."""
+    """A model to intervene on. Keep it in eval mode (`observing.evaluating`) while it is used."""
 
     def __init__(self, model: nn.Module):
         self.model = model
@@ -199,7 +167,7 @@ class Subject:
 
 def _losses(logits: Tensor, batch: Batch) -> Tensor:
     losses = []
-    for own, ids, queries in zip(logits, batch.ids, batch.queries, strict=True):
+    for own, ids, queries in zip(logits, batch.ids, batch.rows(), strict=True):
         rows = own[queries.start - batch.first : queries.stop - batch.first].float()
         losses.append(cross_entropy(rows, ids[queries.start + 1 : queries.stop + 1], reduction="none").double().mean())
     return torch.stack(losses)

@@ -85,7 +85,6 @@ def generate(
     pad_id: int,
     eos_id: int,
     max_new_tokens: int,
-    min_new_tokens: int = 0,
     num_beams: int = 1,
     batch_size: int = 16,
     ids: Sequence[str] | None = None,
@@ -105,7 +104,6 @@ def generate(
     Args:
         model: a decoder-only transformers model, on the device and in the dtype to generate with.
         prompts: token ids, A lists of at least one token.
-        min_new_tokens: no end-of-text before so many tokens.
         ids, cache: the articles' ids, and where their results are kept and looked up. Both or neither.
 
     Returns:
@@ -130,7 +128,6 @@ def generate(
         do_sample=False,
         num_beams=num_beams,
         max_new_tokens=max_new_tokens,
-        min_new_tokens=min_new_tokens or None,
         pad_token_id=pad_id,
         eos_token_id=eos_id,
         use_cache=True,
@@ -165,7 +162,6 @@ def generate_vllm(
     *,
     eos_id: int,
     max_new_tokens: int,
-    min_new_tokens: int = 0,
     seed: int = 0,
 ) -> list[Generated]:
     """`generate` (greedy) by the vLLM engine on the model saved in `model_path`. Untested here: it needs a GPU.
@@ -179,9 +175,7 @@ def generate_vllm(
             "--generation-backend vllm needs the package vllm: install it with `pip install vllm`, "
             "or leave the option out"
         ) from None
-    sampling = SamplingParams(
-        temperature=0.0, max_tokens=max_new_tokens, min_tokens=min_new_tokens, stop_token_ids=[eos_id]
-    )
+    sampling = SamplingParams(temperature=0.0, max_tokens=max_new_tokens, stop_token_ids=[eos_id])
     outputs = LLM(model=str(model_path), seed=seed).generate(
         [{"prompt_token_ids": list(prompt)} for prompt in prompts], sampling
     )

@@ -80,7 +80,7 @@ def fine_tune(study: Study, resume: bool = False, sample_summaries=None):
 
 
 def out_of_memory(config: Config) -> str:
-    """What to do where the GPU's memory does not do: nothing of it changes what an optimiser step is."""
+    """What to do where the GPU's memory does not suffice: no way of it changes what an optimiser step is."""
     halves, odd = divmod(config.batch_size, 2)
     ways = [] if odd else [f"give --batch-size {halves} --accumulation {2 * config.accumulation}"]
     ways += [] if config.gradient_checkpointing else ["add --gradient-checkpointing"]

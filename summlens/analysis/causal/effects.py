@@ -32,10 +32,11 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from summlens.data.batches import Batch, batches
 from summlens.data.tokens import Example
 from summlens.metrics.activations import NeuronStatistics
 from summlens.model.architecture import Architecture
-from summlens.model.editing import Batch, Edit, Recorded, Subject, batches, restored
+from summlens.model.editing import Edit, Recorded, Subject, restored
 from summlens.model.observing import evaluating
 from summlens.names import MODELS, neurons_by_article
 
@@ -242,7 +243,7 @@ def _neurons(recorded: Recorded, batch: Batch) -> dict[str, Tensor]:
     """{mean, max, std, positive_share}: (B, L, N), of each article's summary positions."""
     values = torch.stack([recorded.neurons[layer] for layer in sorted(recorded.neurons)], dim=1)
     found: dict[str, list[Tensor]] = {}
-    for own, rows in zip(values, batch.queries, strict=True):
+    for own, rows in zip(values, batch.rows(), strict=True):
         by_layer = []
         for layer in own:
             statistics = NeuronStatistics(layer.shape[-1])

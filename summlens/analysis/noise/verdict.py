@@ -42,7 +42,7 @@ def above_noise(
 ) -> tuple[dict, dict[str, np.ndarray]]:
     """(summary for causal.json, arrays noise_floor/<name>/<floor|p|flag> of the shape without articles).
 
-    `floors`: `numerical` and `seed`, those that there are. Each metric's summary holds `median`, over its heads or
+    `floors`: `numerical` and `seed`, as far as there are any. Each metric's summary holds `median`, over its heads or
     layers: of the size of the change and of each floor, in the metric's unit.
     """
     floors = floors or {}

@@ -23,7 +23,7 @@ def measure(
     run: Run | None,
     load: Load = loading.on_device,
 ) -> dict[str, Floor[Representation]]:
-    """The noise floors, those that there are: `numerical` and `seed` (`summlens.analysis.noise.floors`).
+    """The noise floors that can be measured here, of `numerical` and `seed` (`summlens.analysis.noise.floors`).
 
     Args:
         base_name: the model of `base`, by name or directory; without it nothing is run, and saved vectors alone serve.

@@ -21,7 +21,6 @@ from summlens.figures.kit.style import ACCENT, INK, MUTED, PAPER, STYLE
 
 GIF_FRAMES, GIF_BYTES = 60, 3_000_000
 PNG_DPI = 150
-FORMATS = ("png", "svg", "pdf")
 
 
 @dataclass
