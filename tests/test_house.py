@@ -69,4 +69,4 @@ def test_divergences_are_known_by_their_records_alone():
     assert names.is_divergence("divergence/cosine") and not names.is_divergence("logit_lens/loss")
     with pytest.raises(KeyError):
         names.is_divergence("heads/a_metric_without_a_record")
-    assert not {name for name in names.attention_forms(divergences=False)} & {"kl", "js"}
+    assert not set(names.attention_forms(divergences=False)) & {"kl", "js"}

@@ -40,7 +40,7 @@ def above_noise(
 
     Args:
         pairs: {name: (base, fine-tuned)}, (A, L + 1) or (A, L), and `vectors`: (L + 1, A, D) as RSA and CKA see them.
-        floors: `numerical` and `seed`, as far as there are any, of mappings with the names of `pairs`. A divergence in the
+        floors: those of `numerical` and `seed` that there are, mappings with the names of `pairs`. A divergence in the
             first of a pair is that from the second, in an end that from the start.
 
     Each number's summary under `layers` is {flag, flagged, of, median {change, sampling, numerical, seed}}.
